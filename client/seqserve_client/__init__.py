@@ -1,0 +1,1 @@
+"""Calls a seqserve server from Python."""

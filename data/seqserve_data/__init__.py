@@ -1,0 +1,1 @@
+"""Reads labelled and unlabelled sequences from files, checks them and splits them."""

@@ -1,0 +1,147 @@
+"""What lies in a model repository: `<repository>/<model>/<version>/` and the files in it.
+
+Reads and checks; writing an artifact is the export room's, serving it the server's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from google.protobuf import json_format
+
+from seqserve.errors import InvalidArtifact
+from seqserve.v1.manifest_pb2 import ModelManifest
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+MODEL_FILE = "model.onnx"
+GOLDEN_FILE = "golden.npz"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+
+
+def is_model_name(name: str) -> bool:
+    """Whether `name` may name a model: 1 to 128 of A-Z a-z 0-9 . _ -, the first alphanumeric."""
+    return _NAME.fullmatch(name) is not None
+
+
+def models(repository: Path) -> list[str]:
+    """Names of the repository's models, ascending: every folder that may be one."""
+    return sorted(
+        entry.name for entry in repository.iterdir() if is_model_name(entry.name) and entry.is_dir()
+    )
+
+
+def versions(repository: Path, model: str) -> list[int]:
+    """Published versions of a model, ascending; none where the model has no folder.
+
+    A version being written has a name that is no number, so it is never seen here.
+    """
+    folder = repository / model
+    if not folder.is_dir():
+        return []
+    return sorted(
+        int(entry.name)
+        for entry in folder.iterdir()
+        if _VERSION.fullmatch(entry.name) and entry.is_dir()
+    )
+
+
+def version_path(repository: Path, model: str, version: int) -> Path:
+    """The folder of one version, whether or not it exists.
+
+    Raises:
+        InvalidArtifact: the name may not name a model, or the version is not positive.
+    """
+    if not is_model_name(model):
+        raise InvalidArtifact(
+            f"{model!r} cannot name a model: 1 to 128 of A-Z a-z 0-9 . _ - are allowed, "
+            "beginning with a letter or digit"
+        )
+    if version < 1:
+        raise InvalidArtifact(f"{version} is no version: a positive integer is needed")
+    return repository / model / str(version)
+
+
+def sha256(path: Path) -> str:
+    """sha256 of a file's content, 64 lower-case hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path) -> ModelManifest:
+    """The manifest of the artifact in `folder`, which must be `…/<name>/<version>`.
+
+    Raises:
+        InvalidArtifact: it is missing, not a manifest, or contradicts the folder's name.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        manifest = json_format.Parse(path.read_bytes(), ModelManifest())
+    except OSError as error:
+        raise InvalidArtifact(f"{path}: {error.strerror or error}") from error
+    except (json_format.ParseError, UnicodeDecodeError) as error:
+        raise InvalidArtifact(f"{path}: not a manifest: {error}") from error
+    _check(manifest, path)
+    if (manifest.name, str(manifest.version)) != (folder.parent.name, folder.name):
+        raise InvalidArtifact(
+            f"{path}: says it is {manifest.name} version {manifest.version}, but lies in "
+            f"{folder.parent.name}/{folder.name}"
+        )
+    return manifest
+
+
+def write_manifest(manifest: ModelManifest, folder: Path) -> None:
+    """Writes the manifest into `folder` in protobuf's JSON form."""
+    text = json_format.MessageToJson(manifest, preserving_proto_field_name=True, indent=2)
+    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def digest(folder: Path) -> str:
+    """The artifact's digest: sha256 of its manifest, which holds that of every other file."""
+    return sha256(folder / MANIFEST_FILE)
+
+
+def check_files(manifest: ModelManifest, folder: Path) -> None:
+    """Compares every file with the size and sha256 the manifest gives.
+
+    Raises:
+        InvalidArtifact: a file is missing, is no plain file, or differs.
+    """
+    listed = {file.path for file in manifest.files}
+    for needed in (MODEL_FILE, GOLDEN_FILE):
+        if needed not in listed:
+            raise InvalidArtifact(f"{folder / MANIFEST_FILE}: lists no {needed}")
+    for file in manifest.files:
+        path = folder / file.path
+        if Path(file.path).name != file.path or path.is_symlink() or not path.is_file():
+            raise InvalidArtifact(f"{path}: the manifest lists it, but it is no plain file there")
+        if path.stat().st_size != file.bytes or sha256(path) != file.sha256:
+            raise InvalidArtifact(f"{path}: differs from what was published; publish it again")
+
+
+def _check(manifest: ModelManifest, path: Path) -> None:
+    features = manifest.input.features
+    problems = [
+        (
+            manifest.format_version != FORMAT_VERSION,
+            f"format_version is {manifest.format_version}; this build reads {FORMAT_VERSION}",
+        ),
+        (manifest.input.WhichOneof("kind") is None, "input has no kind"),
+        (features.size < 1, f"input.features.size is {features.size}; at least 1 is needed"),
+        (len(manifest.labels) < 2, f"labels has {len(manifest.labels)}; 2 or more are needed"),
+        (len(set(manifest.labels)) != len(manifest.labels), "labels names a class twice"),
+        (manifest.limits.max_steps < 1, "limits.max_steps is 0; at least 1 is needed"),
+        (manifest.parity.tolerance <= 0, "parity.tolerance is not above 0"),
+        (manifest.graph.minimum_rows not in (1, 2), "graph.minimum_rows is neither 1 nor 2"),
+        (
+            any(list(tensor.dims).count(-1) != 1 for tensor in manifest.graph.state),
+            "a state tensor's dims do not name the batch axis (-1) once",
+        ),
+    ]
+    for wrong, text in problems:
+        if wrong:
+            raise InvalidArtifact(f"{path}: {text}")
