@@ -1,15 +1,81 @@
-# One command a wish, the same for people and CI.
+# One command a wish, the same for people and for CI. `make help` lists them.
 PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
-STUBS  := $(wildcard proto/seqserve/v1/*.proto)
+BIN    := .venv/bin
+PIP    := -m pip install --quiet --disable-pip-version-check
+PROTOS := $(wildcard proto/seqserve/v1/*.proto)
 
-.PHONY: install demo test test-oldest lint format proto proto-release bench bench-quick accuracy clean
+# onnxruntime reads this when it is imported.
+export ORT_DISABLE_TELEMETRY := 1
 
-install: $(VENV)/.installed
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-oldest lint format proto proto-release bench bench-quick accuracy clean
 
-$(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "seqserve needs Python 3.11 or newer")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+help: ## Lists the commands.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: .venv/installed ## Sets everything up in .venv.
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("seqserve needs Python 3.11 or newer, not " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+demo: install ## Trains, converts, proves, publishes, serves and calls a model.
+	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
+
+test: install ## Runs the whole test suite.
+	$(BIN)/pytest
+
+test-oldest: .venv-oldest/installed ## Tests wire, server and client with the oldest libraries admitted, without torch.
+	.venv-oldest/bin/pytest tests/proto tests/client tests/compatibility
+
+.venv-oldest/installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/python $(PIP) --constraint constraints-oldest.txt --editable '.[server]' hypothesis pytest pytest-asyncio pytest-timeout
+	@touch $@
+
+lint: install proto-check ## Checks form, types, the order of the rooms, and the contracts.
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	$(BIN)/buf breaking --against proto/released.binpb
+
+format: install ## Formats the code and the contracts.
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/buf format --write
+
+proto: .venv-proto/installed ## Generates the stubs beside the .proto files.
+	cd proto && PATH="$(CURDIR)/.venv-proto/bin:$$PATH" python -m grpc_tools.protoc -I . --python_out=. --mypy_out=quiet:. \
+		$(PROTOS:proto/%=%)
+	cd proto && PATH="$(CURDIR)/.venv-proto/bin:$$PATH" python -m grpc_tools.protoc -I . --grpc_python_out=. --mypy_grpc_out=quiet:. \
+		$(patsubst proto/%,%,$(shell grep -l '^service ' $(PROTOS)))
+
+.PHONY: proto-check
+proto-check: proto # The committed stubs are those that the .proto files give.
+	@git diff --exit-code --stat -- proto/seqserve/v1 || { echo 'the stubs differ from the .proto files: run make proto and commit'; exit 1; }
+	@test -z "$$(git ls-files --others --exclude-standard proto/seqserve/v1)"
+
+.venv-proto/installed: constraints-proto.txt
+	$(PYTHON) -m venv --clear .venv-proto
+	.venv-proto/bin/python $(PIP) --requirement constraints-proto.txt
+	@touch $@
+
+proto-release: install ## Makes today's contracts those that `buf breaking` holds changes against.
+	$(BIN)/buf build --output proto/released.binpb
+
+accuracy: install ## Trains on japanese-vowels with five seeds and prints the test accuracies.
+	$(BIN)/python -m benchmarks.accuracy
+
+bench: install ## Measures everything that the docs claim about speed.
+	$(BIN)/python -m benchmarks
+
+bench-quick: install ## The same, shorter and rougher.
+	$(BIN)/python -m benchmarks --quick
+
+clean: ## Removes what make made.
+	rm -rf .venv .venv-oldest .venv-proto .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo
