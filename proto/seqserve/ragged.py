@@ -36,6 +36,15 @@ class RaggedBatch:
                 field="values",
             )
         _check_lengths(self.lengths)
+        # Before the sum, which would wrap around where a length is nonsense.
+        too_long = np.flatnonzero(self.lengths > len(self.values))
+        if len(too_long):
+            raise InvalidRagged(
+                f"sequence {too_long[0]} has {self.lengths[too_long[0]]} steps, "
+                f"but values holds {len(self.values)}",
+                field="lengths",
+                sequence=int(too_long[0]),
+            )
         steps = int(self.lengths.sum())
         if steps != len(self.values):
             raise InvalidRagged(
@@ -148,13 +157,14 @@ def decode(message: sequences_pb2.RaggedBatch, features: int) -> RaggedBatch:
         raise InvalidRagged("at least one sequence is needed, none given", field="lengths")
     _check_lengths(lengths)
     expected = WIRE_DTYPE.itemsize * features * int(lengths.sum())
-    if len(message.values) != expected:
+    data = message.values  # once: protobuf copies the bytes each time it is asked
+    if len(data) != expected:
         raise InvalidRagged(
-            f"values holds {len(message.values)} bytes, but {int(lengths.sum())} steps of "
+            f"values holds {len(data)} bytes, but {int(lengths.sum())} steps of "
             f"{features} float32 features take {expected}",
             field="values",
         )
-    values = np.frombuffer(message.values, WIRE_DTYPE).reshape(-1, features)
+    values = np.frombuffer(data, WIRE_DTYPE).reshape(-1, features)
     return RaggedBatch(values.astype(np.float32, copy=False), lengths)
 
 
@@ -169,7 +179,7 @@ def decode_matrix(data: bytes, rows: int) -> NDArray[np.float32]:
     Raises:
         InvalidRagged: the bytes do not make `rows` equal rows of float32.
     """
-    if len(data) % WIRE_DTYPE.itemsize or (len(data) // WIRE_DTYPE.itemsize) % max(rows, 1):
+    if rows < 1 or len(data) % (WIRE_DTYPE.itemsize * rows):
         raise InvalidRagged(
             f"{len(data)} bytes do not make {rows} equal rows of float32", field="values"
         )

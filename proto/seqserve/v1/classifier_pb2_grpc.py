@@ -29,8 +29,9 @@ class SequenceClassifierStub(object):
     """Classifies sequences. A sequence gets the same answer in any company: alone or in a
     batch, whole or in pieces.
 
-    Errors: INVALID_ARGUMENT with google.rpc.BadRequest details that name the field and
-    the sequence; NOT_FOUND for an unknown model or version; RESOURCE_EXHAUSTED with
+    Errors: INVALID_ARGUMENT with google.rpc.BadRequest details, whose `field` ends in the
+    sequence's index where one sequence is at fault, as `sequences.lengths[3]`,
+    `sequences.values[3]` or `tokens[3]`; NOT_FOUND for an unknown model or version; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo where the queue is full; UNAVAILABLE while a model loads or the
     server drains; DEADLINE_EXCEEDED.
     """
@@ -57,8 +58,9 @@ class SequenceClassifierServicer(object):
     """Classifies sequences. A sequence gets the same answer in any company: alone or in a
     batch, whole or in pieces.
 
-    Errors: INVALID_ARGUMENT with google.rpc.BadRequest details that name the field and
-    the sequence; NOT_FOUND for an unknown model or version; RESOURCE_EXHAUSTED with
+    Errors: INVALID_ARGUMENT with google.rpc.BadRequest details, whose `field` ends in the
+    sequence's index where one sequence is at fault, as `sequences.lengths[3]`,
+    `sequences.values[3]` or `tokens[3]`; NOT_FOUND for an unknown model or version; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo where the queue is full; UNAVAILABLE while a model loads or the
     server drains; DEADLINE_EXCEEDED.
     """
@@ -103,8 +105,9 @@ class SequenceClassifier(object):
     """Classifies sequences. A sequence gets the same answer in any company: alone or in a
     batch, whole or in pieces.
 
-    Errors: INVALID_ARGUMENT with google.rpc.BadRequest details that name the field and
-    the sequence; NOT_FOUND for an unknown model or version; RESOURCE_EXHAUSTED with
+    Errors: INVALID_ARGUMENT with google.rpc.BadRequest details, whose `field` ends in the
+    sequence's index where one sequence is at fault, as `sequences.lengths[3]`,
+    `sequences.values[3]` or `tokens[3]`; NOT_FOUND for an unknown model or version; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo where the queue is full; UNAVAILABLE while a model loads or the
     server drains; DEADLINE_EXCEEDED.
     """

@@ -1,0 +1,1 @@
+"""The data sets that come with the package, so that everything can be tried at once."""
