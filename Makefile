@@ -8,7 +8,7 @@ PROTOS := $(wildcard proto/seqserve/v1/*.proto)
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-oldest lint format proto proto-release bench bench-quick accuracy clean
+.PHONY: help install demo test lint format proto proto-release bench bench-quick accuracy clean
 
 help: ## Lists the commands.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,15 +24,14 @@ install: .venv/installed ## Sets everything up in .venv.
 demo: install ## Trains, converts, proves, publishes, serves and calls a model.
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
 
-test: install ## Runs the whole test suite.
+test: install .venv-oldest/installed .venv-proto/installed ## Runs the whole test suite.
 	$(BIN)/pytest
+	.venv-oldest/bin/pytest tests/proto tests/client
 
-test-oldest: .venv-oldest/installed ## Tests wire, server and client with the oldest libraries admitted, without torch.
-	.venv-oldest/bin/pytest tests/proto tests/client tests/compatibility
-
+# The server and the client alone, without torch, on the oldest libraries admitted.
 .venv-oldest/installed: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv --clear .venv-oldest
-	.venv-oldest/bin/python $(PIP) --constraint constraints-oldest.txt --editable '.[server]' hypothesis pytest pytest-asyncio pytest-timeout
+	.venv-oldest/bin/python $(PIP) --constraint constraints-oldest.txt --editable '.[server]' hypothesis pytest pytest-asyncio
 	@touch $@
 
 lint: install proto-check ## Checks form, types, the order of the rooms, and the contracts.

@@ -12,6 +12,7 @@ Nothing is unpickled.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,7 @@ def read(path: Path) -> Dataset:
 
 def write(dataset: Dataset, path: Path) -> None:
     """Writes the data set as an .npz file, compressed."""
-    arrays: Arrays = {
+    arrays: dict[str, Any] = {
         "values": dataset.sequences.values,
         "lengths": dataset.sequences.lengths,
         "ids": np.array(dataset.ids),
@@ -68,7 +69,7 @@ def write(dataset: Dataset, path: Path) -> None:
     if dataset.feature_names:
         arrays["feature_names"] = np.array(dataset.feature_names)
     with path.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+        np.savez_compressed(file, **arrays)
 
 
 def _load(path: Path, source: Source) -> Arrays:

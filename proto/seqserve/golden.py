@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ class GoldenSet:
 
     def save(self, path: Path) -> None:
         """Writes the set as an .npz file."""
-        arrays: dict[str, NDArray[np.generic]] = {
+        arrays: dict[str, Any] = {
             "values": self.pool.values,
             "lengths": self.pool.lengths,
             "logits": self.logits,
@@ -62,7 +63,7 @@ class GoldenSet:
             "case_chunk_steps": np.array([c.chunk_steps for c in self.cases], np.int64),
         }
         with path.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+            np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> GoldenSet:

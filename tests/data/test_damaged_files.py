@@ -36,10 +36,10 @@ NESTED = pa.table({"id": ["a", "b"], "values": [[[1.0, 2.0]], [[3.0, 4.0], [5.0,
 SOUND = {
     "csv": (".csv", b'id,step,x,label\na,1,0.5,"u"\na,0,-2e3,u\nb,0,7,v\n'),
     "jsonl": (".jsonl", b'{"id": "a", "label": "u", "values": [[1, 2.5], [3, 4]]}\n'),
-    "npz": (".npz", written(lambda file: np.savez(file, allow_pickle=False, **ARRAYS))),
+    "npz": (".npz", written(lambda file: np.savez(file, **ARRAYS))),
     "packed npz": (
         ".npz",
-        written(lambda file: np.savez_compressed(file, allow_pickle=False, **ARRAYS)),
+        written(lambda file: np.savez_compressed(file, **ARRAYS)),
     ),
     "long parquet": (".parquet", written(lambda file: pq.write_table(LONG, file))),
     "nested parquet": (".parquet", written(lambda file: pq.write_table(NESTED, file))),

@@ -21,7 +21,7 @@ GOOD: dict[str, Any] = {
 def npz(arrays: dict[str, Any]) -> bytes:
     """A .npz file of these arrays."""
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=True, **arrays)
+    np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 

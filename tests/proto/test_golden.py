@@ -254,7 +254,7 @@ def test_a_golden_set_that_contradicts_itself_is_refused(
     golden_set().save(path)
     with np.load(path) as loaded:
         arrays: dict[str, Any] = dict(loaded) | wrong
-    np.savez(path, allow_pickle=True, **{k: v for k, v in arrays.items() if v is not None})
+    np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
     with pytest.raises(InvalidArtifact, match=message):
         GoldenSet.load(path)
 
