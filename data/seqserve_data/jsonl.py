@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from seqserve.ragged import RaggedBatch
 
+from seqserve.ragged import RaggedBatch
 from seqserve_data.columns import ID_NAMES, LABEL_NAMES, Columns, check_names, find, listed
 from seqserve_data.dataset import Dataset
 from seqserve_data.errors import InvalidLayout, InvalidValue, UnreadableData

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from seqserve.ragged import RaggedBatch
 
+from seqserve.ragged import RaggedBatch
 from seqserve_data import arrow
 from seqserve_data.columns import ID_NAMES, LABEL_NAMES, Columns, check_names, find, listed
 from seqserve_data.dataset import Dataset

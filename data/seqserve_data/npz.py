@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from seqserve.ragged import RaggedBatch
 
+from seqserve.ragged import RaggedBatch
 from seqserve_data.dataset import Dataset
 from seqserve_data.errors import InvalidLayout, InvalidValue, UnreadableData
 from seqserve_data.numbers import BadNumber, as_float32

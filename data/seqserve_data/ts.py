@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from seqserve.ragged import RaggedBatch
 
+from seqserve.ragged import RaggedBatch
 from seqserve_data.columns import listed
 from seqserve_data.dataset import Dataset
 from seqserve_data.errors import InvalidLayout, InvalidValue, UnreadableData

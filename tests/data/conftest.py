@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from seqserve_data import Columns, DataError, Dataset, read
 from seqserve_data.columns import BY_CONVENTION
 

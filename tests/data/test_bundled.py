@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import seqserve_data.bundled
 from seqserve_data import bundled_test, check_labels, check_trainable, read
 from seqserve_data.bundled.convert import convert

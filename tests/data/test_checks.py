@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+
 from seqserve.ragged import RaggedBatch
 from seqserve_data import DataError, Dataset, check_labels, check_trainable
 

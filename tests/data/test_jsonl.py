@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+
 from seqserve_data import Columns
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+
 from seqserve_data import Columns
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
+
 from seqserve_data import Columns
 
 if TYPE_CHECKING:

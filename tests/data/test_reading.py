@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from seqserve_data import Columns, DataError, read
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from seqserve_data import DataError, stratified_split
 
 LABELS = st.lists(st.sampled_from("abcde"), min_size=2).filter(

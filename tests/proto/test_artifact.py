@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from seqserve import artifact
 from seqserve.errors import InvalidArtifact
 from seqserve.v1.manifest_pb2 import (

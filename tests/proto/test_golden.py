@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from seqserve.errors import GoldenMismatch, InvalidArtifact
 from seqserve.golden import Case, GoldenSet, prove, require
 from seqserve.graph import GraphRunner

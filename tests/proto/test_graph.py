@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from seqserve.graph import LENGTHS, VALUES, GraphRunner, batch_axis
 from seqserve.v1.manifest_pb2 import Graph, StateTensor
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from seqserve.errors import InvalidRagged
 from seqserve.ragged import RaggedBatch, decode, decode_matrix, encode, encode_matrix
 from seqserve.v1 import sequences_pb2

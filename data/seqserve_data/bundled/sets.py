@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from seqserve.ragged import RaggedBatch
 
+from seqserve.ragged import RaggedBatch
 from seqserve_data import npz
 from seqserve_data.dataset import Dataset
 

@@ -344,7 +344,8 @@ class Graph(_message.Message):
     """Version of ONNX's file format."""
     minimum_rows: _builtins.int
     """Rows below which a batch's numbers may differ from those of larger batches: a runner
-    that has fewer repeats one of them. 1 or 2.
+    that has fewer repeats one of them. 1 or 2. Where it is 2, bit-equality also asks for
+    one intra-op thread.
     """
     @_builtins.property
     def state(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateTensor]:
