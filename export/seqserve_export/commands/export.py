@@ -10,8 +10,10 @@ import typer
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="What `seqserve train` saved.")],
-    repository: Annotated[Path, typer.Option(help="Model repository; created when missing.")],
     model: Annotated[str, typer.Option(help="The model's name in the repository.")],
+    repository: Annotated[
+        Path, typer.Option(help="Model repository; created when missing.")
+    ] = Path("models"),
     version: Annotated[
         int | None,
         typer.Option(min=1, help="Version to publish as.", show_default="the newest plus one"),
