@@ -1,0 +1,1 @@
+"""What the docs claim about speed, measured side by side."""
