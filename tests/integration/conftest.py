@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import onnxruntime
 import pytest
+
 from seqserve import artifact
 from seqserve.graph import GraphRunner
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from seqserve_client import Client
 
+from seqserve_client import Client
 from tests.integration.conftest import ROOT, in_process, serving
 
 OLDEST = ROOT / ".venv-oldest" / "bin"

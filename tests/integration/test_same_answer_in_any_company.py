@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+
 from seqserve_client import AsyncClient, Client
 from seqserve_client.errors import InvalidSequences
-
 from tests.integration.conftest import MODELS, ROOT, in_process
 
 Array = NDArray[np.float32]

@@ -12,8 +12,8 @@ import pyarrow
 import pyarrow.csv
 import pytest
 from numpy.typing import NDArray
-from seqserve_client import Client
 
+from seqserve_client import Client
 from tests.integration.conftest import serving
 
 SEQSERVE = Path(sys.executable).with_name("seqserve")
