@@ -1,1 +1,19 @@
-"""An artifact in, answers out: a gRPC server over onnxruntime."""
+"""An artifact in, answers out: a gRPC server over onnxruntime.
+
+The way of a call, a file for each station:
+
+    transport     the gRPC server under the servicers: native or grpcio
+    servicers/    protobuf ↔ numpy, deadline, cancellation; no policy
+    engine        which model and version, validate, admit      (validation, tokens, answers)
+    scheduler     which work runs next, on which lane           (backlog: the pure policy)
+    runner        one method: advance these rows by these steps
+
+The way of a model: `repository` holds the versions and their states, `loading` reads,
+checks and proves one, `sessions` opens it in onnxruntime. `serving` puts all of it together,
+`process` runs it under signals, and `commands` is its command line.
+"""
+
+import os
+
+# onnxruntime reads this when it is imported, which only modules of this package do.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -1,0 +1,67 @@
+"""How many cores this process was granted: by affinity and cgroup quota, not by the host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
+
+
+def granted() -> int:
+    """Whole cores that this process may keep busy, at least 1."""
+    affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    cores = len(affinity) if affinity else os.cpu_count() or 1
+    return max(1, int(min(cores, quota())))
+
+
+def quota(cgroups: Path = CGROUPS, own_cgroup: Path = OWN_CGROUP) -> float:
+    """The tightest CPU quota over this process, in cores; infinite where there is none.
+
+    Args:
+        cgroups: Where the cgroup file systems are mounted.
+        own_cgroup: The file that says which cgroups this process is in, as cgroups(7) has it.
+    """
+    try:
+        lines = own_cgroup.read_text().splitlines()
+    except OSError:
+        return float("inf")
+    quotas = [float("inf")]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            quotas += map(_quota_v2, _with_parents(cgroups, path))
+        elif "cpu" in controllers.split(","):
+            for mount in (cgroups / controllers, cgroups / "cpu"):
+                quotas += map(_quota_v1, _with_parents(mount, path))
+    return min(quotas)
+
+
+def _with_parents(mount: Path, path: str) -> Iterator[Path]:
+    """The folder of a cgroup and those above it: each may have a quota of its own."""
+    folder = mount / path.lstrip("/")
+    while folder != mount:
+        yield folder
+        folder = folder.parent
+    yield mount
+
+
+def _quota_v2(folder: Path) -> float:
+    """From `cpu.max`: "quota period" in microseconds, or "max period"."""
+    try:
+        allowed, period = (folder / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return float("inf")
+    return float("inf") if allowed == "max" else int(allowed) / int(period)
+
+
+def _quota_v1(folder: Path) -> float:
+    """From `cpu.cfs_quota_us`, -1 where there is none, and `cpu.cfs_period_us`."""
+    try:
+        allowed = int((folder / "cpu.cfs_quota_us").read_text())
+        period = int((folder / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return float("inf")
+    return allowed / period if allowed > 0 else float("inf")

@@ -1,0 +1,43 @@
+"""What the command line offers and what it takes by default; apart, so that it costs no import."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+ADDRESS = "127.0.0.1:8001"
+MAX_MESSAGE_BYTES = 64 << 20
+MAX_REQUEST_SEQUENCES = 16_384
+MAX_REQUEST_STEPS = 524_288
+MAX_QUEUE_STEPS = 2_097_152
+TOKEN_LIFETIME_S = 86_400.0
+DRAIN_PAUSE_S = 0.0
+DRAIN_GRACE_S = 30.0
+
+
+class ExecutionProvider(StrEnum):
+    """What onnxruntime runs the models on."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    AUTO = "auto"
+    """CUDA where there is one, else the CPU."""
+
+
+class Transport(StrEnum):
+    """The gRPC server under the servicers."""
+
+    AUTO = "auto"
+    """Native where it is installed, else grpcio."""
+    NATIVE = "native"
+    """pygrpc-native: HTTP/2 and framing in Rust, outside the interpreter lock; no TLS."""
+    GRPCIO = "grpcio"
+    """grpc.aio."""
+
+
+class LogLevel(StrEnum):
+    """The least important log lines that are shown."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"

@@ -1,0 +1,1 @@
+"""The gRPC services: protobuf ↔ numpy, deadline and cancellation; no policy."""

@@ -1,0 +1,54 @@
+"""What the servicers share: the sequences of a request, its deadline, the answers to it."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from seqserve import ragged
+from seqserve.errors import InvalidRagged
+from seqserve.v1 import sequences_pb2
+from seqserve_server.answers import Answers
+from seqserve_server.errors import InvalidRequest
+from seqserve_server.served_model import ServedModel
+from seqserve_server.status import Context
+from seqserve_server.validation import RequestLimits, check_sequence_count
+
+
+def decode(
+    message: sequences_pb2.RaggedBatch, model: ServedModel, limits: RequestLimits, field: str
+) -> ragged.RaggedBatch:
+    """The sequences of a request, their numbers a view of the message.
+
+    Args:
+        message: As it came.
+        model: Says how many features a step has.
+        limits: Checked before the lengths are read.
+        field: The name of the sequences in the request.
+
+    Raises:
+        InvalidRequest: they make no ragged batch.
+    """
+    check_sequence_count(len(message.lengths), limits, f"{field}.lengths")
+    try:
+        return ragged.decode(message, model.features)
+    except InvalidRagged as error:
+        index = "" if error.sequence is None else f"[{error.sequence}]"
+        raise InvalidRequest(str(error), field=f"{field}.{error.field}{index}") from error
+
+
+def encode(answers: Answers) -> sequences_pb2.Answers:
+    """The answers as a message."""
+    return sequences_pb2.Answers(
+        labels=answers.labels,
+        classes=answers.classes,
+        probabilities=ragged.encode_matrix(answers.probabilities),
+        logits=ragged.encode_matrix(answers.logits),
+    )
+
+
+def deadline(context: Context) -> float:
+    """When the caller stops waiting, on the monotonic clock."""
+    remaining: float | None = context.time_remaining()
+    # Without a deadline grpc.aio says None, pygrpc-native a very large number.
+    return math.inf if remaining is None else time.monotonic() + remaining

@@ -1,0 +1,186 @@
+"""A server in one piece, started and stopped within a running event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from types import TracebackType
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from seqserve.v1 import (
+    catalog_pb2,
+    catalog_pb2_grpc,
+    classifier_pb2,
+    classifier_pb2_grpc,
+    repository_pb2,
+    repository_pb2_grpc,
+)
+from seqserve_server import loading, sessions, transport
+from seqserve_server.engine import Engine
+from seqserve_server.errors import RepositoryMissing
+from seqserve_server.health import Health
+from seqserve_server.repository import Entry, Repository
+from seqserve_server.scheduler import Scheduler
+from seqserve_server.servicers.catalog import ModelCatalogServicer
+from seqserve_server.servicers.classifier import SequenceClassifierServicer
+from seqserve_server.servicers.operations import ModelRepositoryServicer
+from seqserve_server.sessions import OpenSession
+from seqserve_server.settings import Settings
+from seqserve_server.tokens import TokenSealer, random_key
+
+_log = logging.getLogger(__name__)
+
+SERVICES = (
+    classifier_pb2.DESCRIPTOR.services_by_name["SequenceClassifier"].full_name,
+    catalog_pb2.DESCRIPTOR.services_by_name["ModelCatalog"].full_name,
+    repository_pb2.DESCRIPTOR.services_by_name["ModelRepository"].full_name,
+    health.SERVICE_NAME,
+    reflection.SERVICE_NAME,
+)
+
+LINGER_S = 0.05
+"""From the last answer to the closing of connections. pygrpc-native 0.5 closes them at once, with
+answers that it has not written yet; grpcio cancels calls that it has not handed over yet."""
+
+CLOSE_S = 1.0
+"""For other calls to end: those of operators, of reflection."""
+
+
+class Server:
+    """A server of one model repository.
+
+    Usage:
+        async with Server(Settings(Path("models"), address="127.0.0.1:0")) as server:
+            channel = grpc.aio.insecure_channel(server.address)
+
+    Args:
+        settings: What it is told.
+        open_session: Opens models in onnxruntime; as the settings say by default.
+    """
+
+    def __init__(self, settings: Settings, *, open_session: OpenSession | None = None) -> None:
+        self.settings = settings
+        self.port = 0
+        self._open_session = open_session
+        self._health = Health()
+        self._repository = Repository(
+            settings.repository,
+            settings.version_policy,
+            lambda folder: loading.load(folder, self._opener()),
+            lambda: self._health.publish(self._repository.entries()),
+        )
+        self._scheduler = Scheduler(lanes=settings.lanes, max_queue_steps=settings.max_queue_steps)
+        self._engine = Engine(
+            self._repository.find,
+            self._scheduler,
+            settings.request_limits,
+            TokenSealer(settings.token_key or random_key(), settings.token_lifetime_s),
+        )
+        self._grpc: grpc.aio.Server | None = None
+        self._loading: asyncio.Task[None] | None = None
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT it listens on, once started."""
+        return f"{self.settings.address.rpartition(':')[0]}:{self.port}"
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Every version known, by name and then version."""
+        return self._repository.entries()
+
+    async def start(self) -> None:
+        """Listens, and begins to load; calls get UNAVAILABLE until their model is ready.
+
+        Raises:
+            CannotStart: says why.
+        """
+        settings = self.settings
+        if not settings.repository.is_dir():
+            raise RepositoryMissing(f"{settings.repository}: there is no such folder")
+        self._open_session = self._open_session or sessions.opener(settings.execution_provider)
+        chosen = transport.resolve(settings.transport)
+        server = transport.create(chosen, settings.max_message_bytes)
+        self._add_servicers(server)
+        await self._health.publish([])
+        self.port = transport.bind(server, settings.address)
+        await server.start()
+        self._grpc = server
+        self._scheduler.start()
+        self._loading = asyncio.create_task(self._repository.reload())
+        if settings.token_key is None:
+            _log.info(
+                "no --token-key-file: tokens of live sequences will hold on this process alone"
+            )
+        _log.info(
+            "listening on %s (%s transport, %d %s)",
+            self.address,
+            chosen,
+            settings.lanes,
+            "lane" if settings.lanes == 1 else "lanes",
+        )
+
+    async def ready(self) -> None:
+        """Waits until every version that the policy wants is ready or refused.
+
+        Raises:
+            RepositoryMissing: the repository cannot be read.
+        """
+        assert self._loading is not None, "start() comes first"
+        try:
+            await asyncio.shield(self._loading)
+        except OSError as error:
+            raise RepositoryMissing(f"{self.settings.repository}: {error.strerror}") from error
+
+    async def stop(self) -> None:
+        """Drains: nothing that was admitted is lost within the grace."""
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(self.settings.drain_pause_s)
+        self._engine.drain()
+        self._health.close()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._engine.until_idle(), self.settings.drain_grace_s)
+        if self._grpc is not None:
+            await asyncio.sleep(LINGER_S)
+            await self._grpc.stop(CLOSE_S)
+        await self._scheduler.close()
+        if self._loading is not None:
+            self._loading.cancel()
+        await self._repository.close()
+
+    async def __aenter__(self) -> Server:
+        """Starts, and waits until ready."""
+        await self.start()
+        await self.ready()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drains."""
+        await self.stop()
+
+    def _opener(self) -> OpenSession:
+        assert self._open_session is not None, "start() comes first"
+        return self._open_session
+
+    def _add_servicers(self, server: grpc.aio.Server) -> None:
+        classifier_pb2_grpc.add_SequenceClassifierServicer_to_server(
+            SequenceClassifierServicer(self._engine), server
+        )
+        catalog_pb2_grpc.add_ModelCatalogServicer_to_server(
+            ModelCatalogServicer(self._repository), server
+        )
+        repository_pb2_grpc.add_ModelRepositoryServicer_to_server(
+            ModelRepositoryServicer(self._repository, allowed=self.settings.allow_operator_calls),
+            server,
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection(SERVICES, server)

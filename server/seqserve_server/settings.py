@@ -1,0 +1,79 @@
+"""What a server can be told, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from seqserve_server import cores, options
+from seqserve_server.errors import InvalidSetting
+from seqserve_server.options import ExecutionProvider, Transport
+from seqserve_server.transport import split_address
+from seqserve_server.validation import RequestLimits
+from seqserve_server.version_policy import VersionPolicy
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a server can be told.
+
+    Raises:
+        InvalidSetting: one of them cannot be, or contradicts another.
+    """
+
+    repository: Path
+    """The model repository, `<repository>/<model>/<version>/`."""
+    address: str = options.ADDRESS
+    """HOST:PORT to listen on; port 0 takes a free one."""
+    transport: Transport = Transport.AUTO
+    """The gRPC server under the servicers."""
+    execution_provider: ExecutionProvider = ExecutionProvider.CPU
+    """What onnxruntime runs the models on."""
+    version_policy: VersionPolicy = field(default_factory=VersionPolicy)
+    """Which versions of which models are offered."""
+    lanes: int = field(default_factory=cores.granted)
+    """Batches that run at the same time, a core each."""
+    max_message_bytes: int = options.MAX_MESSAGE_BYTES
+    """The longest request that is read."""
+    max_request_sequences: int = options.MAX_REQUEST_SEQUENCES
+    """Sequences of one request."""
+    max_request_steps: int = options.MAX_REQUEST_STEPS
+    """Steps of one request, of all its sequences together."""
+    max_queue_steps: int = options.MAX_QUEUE_STEPS
+    """Steps that may wait for a lane, of all requests together."""
+    token_key: bytes | None = field(default=None, repr=False)
+    """Seals the tokens of live sequences; replicas that share it accept each other's. Where
+    there is none, a random one: the tokens then end with the process."""
+    token_lifetime_s: float = options.TOKEN_LIFETIME_S
+    """How long such a token is good for."""
+    allow_operator_calls: bool = False
+    """Whether ModelRepository may be called."""
+    drain_pause_s: float = options.DRAIN_PAUSE_S
+    """From NOT_SERVING to taking no more calls, for load balancers to notice."""
+    drain_grace_s: float = options.DRAIN_GRACE_S
+    """How long running calls may take to finish after that."""
+
+    def __post_init__(self) -> None:
+        split_address(self.address)
+        at_least_one = {
+            "--lanes": self.lanes,
+            "--max-message-bytes": self.max_message_bytes,
+            "--max-request-sequences": self.max_request_sequences,
+            "--max-request-steps": self.max_request_steps,
+            "--token-lifetime": self.token_lifetime_s,
+        }
+        for name, value in at_least_one.items():
+            if value < 1:
+                raise InvalidSetting(f"{name} is {value}; at least 1 is needed")
+        if min(self.drain_pause_s, self.drain_grace_s) < 0:
+            raise InvalidSetting("--drain-pause and --drain-grace cannot be below 0 seconds")
+        if self.max_queue_steps < self.max_request_steps:
+            raise InvalidSetting(
+                f"--max-queue-steps is {self.max_queue_steps}: the largest request allowed, of "
+                f"{self.max_request_steps} steps (--max-request-steps), would never fit into it"
+            )
+
+    @property
+    def request_limits(self) -> RequestLimits:
+        """What one request may hold."""
+        return RequestLimits(self.max_request_sequences, self.max_request_steps)

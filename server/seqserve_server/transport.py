@@ -1,0 +1,95 @@
+"""The gRPC server under the servicers: pygrpc-native or grpcio, which share one API."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from importlib.util import find_spec
+from typing import cast
+
+import grpc
+
+from seqserve_server.errors import AddressUnavailable, InvalidSetting
+from seqserve_server.options import Transport
+
+_log = logging.getLogger(__name__)
+
+
+def resolve(transport: Transport) -> Transport:
+    """The transport that will be used: NATIVE or GRPCIO.
+
+    Raises:
+        InvalidSetting: the native one was asked for, and is not installed.
+    """
+    installed = find_spec("pygrpc_native") is not None
+    if transport is Transport.NATIVE and not installed:
+        raise InvalidSetting(
+            "--transport native: pygrpc-native is not installed. It comes with: "
+            "pip install 'seqserve[server]', where it has a wheel for this platform"
+        )
+    if transport is not Transport.AUTO:
+        return transport
+    if not installed:
+        _log.info("pygrpc-native is not installed: serving with grpcio, at more CPU a call")
+        return Transport.GRPCIO
+    return Transport.NATIVE
+
+
+def create(transport: Transport, max_message_bytes: int) -> grpc.aio.Server:
+    """A server without servicers or port yet; to be called on the event loop it will run on."""
+    options = [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", -1),
+        # With it two servers would share a port, and each get some of the other's calls.
+        ("grpc.so_reuseport", 0),
+    ]
+    if transport is Transport.NATIVE:
+        import pygrpc_native.aio
+
+        return cast(grpc.aio.Server, pygrpc_native.aio.server(options=options))
+    return grpc.aio.server(options=options)
+
+
+def bind(server: grpc.aio.Server, address: str) -> int:
+    """The port that the server now listens on.
+
+    Raises:
+        AddressUnavailable: it is taken, or the host is not this one.
+    """
+    host, port = split_address(address)
+    # Asked first because both transports report a failure on stderr by themselves, and
+    # neither says the reason in its exception.
+    try:
+        _check_free(host, port)
+        return server.add_insecure_port(address)
+    except OSError as error:
+        reason = error.strerror or error
+        raise AddressUnavailable(f"cannot listen on {address}: {reason}") from error
+    except RuntimeError as error:
+        raise AddressUnavailable(f"cannot listen on {address}: {error}") from error
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host, without the brackets of an IPv6 one, and port.
+
+    Raises:
+        InvalidSetting: it is not HOST:PORT.
+    """
+    host, colon, port = address.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not (colon and bare and port.isascii() and port.isdecimal() and int(port) < 1 << 16):
+        raise InvalidSetting(
+            f"--address {address}: HOST:PORT is needed, as 127.0.0.1:8001 or [::]:8001"
+        )
+    return bare, int(port)
+
+
+def _check_free(host: str, port: int) -> None:
+    flags = socket.AI_PASSIVE
+    for family, kind, protocol, _, target in socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=flags
+    ):
+        with socket.socket(family, kind, protocol) as probe:
+            # As every server does: a port whose last connections are just closing is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(target)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from seqserve_server import transport
+from seqserve_server.errors import InvalidSetting
+from seqserve_server.options import Transport
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [
+        ("127.0.0.1:8001", ("127.0.0.1", 8001)),
+        ("localhost:0", ("localhost", 0)),
+        ("[::1]:65535", ("::1", 65535)),
+    ],
+)
+def test_an_address_is_host_and_port(address: str, parts: tuple[str, int]) -> None:
+    assert transport.split_address(address) == parts
+
+
+@pytest.mark.parametrize("address", ["8001", ":8001", "host:", "host:http", "host:65536", "h:-1"])
+def test_anything_else_is_refused(address: str) -> None:
+    with pytest.raises(InvalidSetting, match="HOST:PORT is needed"):
+        transport.split_address(address)
+
+
+def test_the_native_transport_is_the_default_where_it_is_installed() -> None:
+    assert transport.resolve(Transport.AUTO) is Transport.NATIVE
+
+
+def test_without_the_native_transport_grpcio_serves_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(transport, "find_spec", lambda _: None)
+
+    with caplog.at_level(logging.INFO):
+        assert transport.resolve(Transport.AUTO) is Transport.GRPCIO
+
+    assert "pygrpc-native is not installed" in caplog.text
+    with pytest.raises(InvalidSetting, match="pip install"):
+        transport.resolve(Transport.NATIVE)
