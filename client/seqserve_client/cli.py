@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 import typer
+
 from seqserve import __version__
 
 COMMANDS = "seqserve.commands"
+
+_INTERRUPTED = 130
 
 
 def main() -> None:
@@ -20,15 +24,19 @@ def main() -> None:
     found = entry_points(group=COMMANDS)
     # Only the room that is called is imported; for help and for a misspelt name, all are.
     called = [entry for entry in found if entry.name == command] or list(found)
-    app = _app(called)
     try:
-        app()
+        command_line(called)()
     except ModuleNotFoundError as error:
-        typer.echo(f"seqserve {command}: {_missing(error, called)}", err=True)
+        typer.echo(f"seqserve {command}: {_missing(error, called[0])}", err=True)
         sys.exit(1)
+    except KeyboardInterrupt:  # while importing; later, typer sees to it
+        sys.exit(_INTERRUPTED)
+    finally:
+        _flush()
 
 
-def _app(commands: list[EntryPoint]) -> typer.Typer:
+def command_line(commands: Sequence[EntryPoint]) -> typer.Typer:
+    """The command line with these subcommands, each imported now."""
     app = typer.Typer(
         name="seqserve",
         help="Train recurrent sequence classifiers, prove their conversion to ONNX, serve them.",
@@ -37,19 +45,49 @@ def _app(commands: list[EntryPoint]) -> typer.Typer:
     )
     app.callback()(_root)
     for entry in sorted(commands, key=lambda entry: entry.name):
-        app.command(entry.name)(entry.load())
+        try:
+            app.command(entry.name)(entry.load())
+        except ModuleNotFoundError as error:  # the others are offered all the same
+            anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+            app.command(entry.name, context_settings=anything)(_absent(entry, error))
     return app
 
 
-def _root(
-    version: bool = typer.Option(False, "--version", is_eager=True, help="Print the version."),
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"seqserve {__version__}")
         raise typer.Exit
 
 
-def _missing(error: ModuleNotFoundError, called: list[EntryPoint]) -> str:
-    extras = ",".join(extra for entry in called[:1] for extra in entry.extras)
-    package = f"seqserve[{extras}]" if extras else "seqserve"
+def _root(
+    version: bool = typer.Option(
+        False, "--version", is_eager=True, callback=_print_version, help="Print the version."
+    ),
+) -> None:
+    pass
+
+
+def _absent(entry: EntryPoint, error: ModuleNotFoundError) -> Callable[[], None]:
+    """Stands in for a subcommand that cannot be imported."""
+    text = _missing(error, entry)
+
+    def absent() -> None:
+        typer.echo(f"seqserve {entry.name}: {text}", err=True)
+        raise typer.Exit(1)
+
+    absent.__doc__ = "Not installed: call it to see what it needs."
+    return absent
+
+
+def _missing(error: ModuleNotFoundError, entry: EntryPoint) -> str:
+    package = f"seqserve[{','.join(entry.extras)}]" if entry.extras else "seqserve"
     return f"{error.name} is not installed. It comes with: pip install '{package}'"
+
+
+def _flush() -> None:
+    """Writes what is buffered, or drops it where its reader has gone, as `head` does."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter flushes once more as it ends, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,5 @@
+"""`python -m seqserve_client` is `seqserve`."""
+
+from seqserve_client.cli import main
+
+main()

@@ -1,0 +1,52 @@
+"""Everything that `import seqserve_client` offers by its own name."""
+
+from seqserve_client.async_client import AsyncClient
+from seqserve_client.catalog import ModelDescription, ModelState, ModelStatus
+from seqserve_client.classification import Answer, Classification
+from seqserve_client.client import Client
+from seqserve_client.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidOptions,
+    InvalidRequest,
+    InvalidSequences,
+    ModelNotFound,
+    Overloaded,
+    PermissionDenied,
+    ProtocolError,
+    ReplicasDisagree,
+    SeqserveError,
+    ServerFault,
+    Unauthenticated,
+    Unavailable,
+    Violation,
+)
+from seqserve_client.live import AsyncLiveSequence, LiveSequence, Progress
+
+__all__ = [
+    "Answer",
+    "AsyncClient",
+    "AsyncLiveSequence",
+    "Cancelled",
+    "Classification",
+    "Client",
+    "DeadlineExceeded",
+    "InvalidOptions",
+    "InvalidRequest",
+    "InvalidSequences",
+    "LiveSequence",
+    "ModelDescription",
+    "ModelNotFound",
+    "ModelState",
+    "ModelStatus",
+    "Overloaded",
+    "PermissionDenied",
+    "Progress",
+    "ProtocolError",
+    "ReplicasDisagree",
+    "SeqserveError",
+    "ServerFault",
+    "Unauthenticated",
+    "Unavailable",
+    "Violation",
+]

@@ -1,0 +1,165 @@
+"""The way to the servers: addresses, load balancing, retries.
+
+gRPC itself retries and balances, by the service config below. Only what is harmless to repeat
+is retried: questions about sequences and models. Whoever adds a call that changes something
+leaves it out of `_RETRIED`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from seqserve import __version__
+from seqserve_client import defaults
+from seqserve_client.errors import InvalidOptions, Unavailable
+from seqserve_client.options import Options
+
+_RETRIED = ("seqserve.v1.SequenceClassifier", "seqserve.v1.ModelCatalog")
+_SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        {
+            "name": [{"service": service} for service in _RETRIED],
+            # gRPC adds a jitter of a fifth, never waits past the deadline, and allows five
+            # attempts at most: some 2.5 s in all.
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.1s",
+                "backoffMultiplier": 2.5,
+                "maxBackoff": "2s",
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+# Where an address says so itself, gRPC is given it as it is.
+_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "vsock:", "xds:")
+
+
+def open_channel(target: Target, options: Options) -> grpc.Channel:
+    """A channel for threads."""
+    arguments = target.channel_arguments()
+    if options.credentials is None:
+        return grpc.insecure_channel(target.uri, arguments)
+    return grpc.secure_channel(target.uri, options.credentials, arguments)
+
+
+def open_async_channel(target: Target, options: Options) -> grpc.aio.Channel:
+    """A channel for the event loop that runs now, and for no other."""
+    arguments = target.channel_arguments()
+    if options.credentials is None:
+        return grpc.aio.insecure_channel(target.uri, arguments)
+    return grpc.aio.secure_channel(target.uri, options.credentials, arguments)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the servers are, in gRPC's words."""
+
+    uri: str
+    """A name in gRPC's naming scheme."""
+    authority: str | None = None
+    """What requests name as their host; None to leave it to gRPC."""
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """Reads `host:port`, several of them with commas, or a URI in gRPC's naming scheme.
+
+        A single name is looked up by gRPC, again whenever connections fail; calls go round all
+        of its addresses. Names in a list are looked up here, once. The port is 8001 where none
+        is given.
+
+        Raises:
+            InvalidOptions: the text is no such thing.
+            Unavailable: a name in a list has no address.
+        """
+        if text.startswith(_SCHEMES):
+            return cls(text)
+        servers = [_split(part.strip(), text) for part in text.split(",")]
+        if len(servers) == 1 and _family(servers[0][0]) is None:
+            host, port = servers[0]
+            return cls(f"dns:///{host}:{port}")
+        # gRPC would name the whole list as the host, which not every server takes.
+        return cls(_address_list(servers), _joined(*servers[0]))
+
+    def channel_arguments(self) -> list[tuple[str, Any]]:
+        """The channel's arguments, as `grpc` and `grpc.aio` take them."""
+        arguments: list[tuple[str, Any]] = [
+            ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+            ("grpc.service_config_disable_resolution", 1),
+            # A message that does not fit is quietly not retried, and the default is 256 KiB.
+            ("grpc.per_rpc_retry_buffer_size", 2**31 - 1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", -1),
+            # Without it, one client's failed connections make another one wait.
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+            ("grpc.primary_user_agent", f"seqserve-client/{__version__}"),
+        ]
+        if self.authority is not None:
+            arguments.append(("grpc.default_authority", self.authority))
+        return arguments
+
+
+def _split(server: str, text: str) -> tuple[str, int]:
+    """Host and port of `host`, `host:port`, `[v6]`, `[v6]:port` or a bare `v6`."""
+    host, port = server, str(defaults.PORT)
+    if server.startswith("["):
+        host, _, rest = server[1:].partition("]")
+        port = rest.removeprefix(":") or port
+    elif server.count(":") == 1:
+        host, _, port = server.partition(":")
+    named = host and not any(character.isspace() or character in "/@" for character in host)
+    numbered = port.isascii() and port.isdigit() and 0 < int(port) < 2**16
+    if not named or not numbered or (":" in host and _family(host) is None):
+        raise InvalidOptions(
+            f"{text!r} is no server address: host:port is needed, or several with commas"
+        )
+    return host, int(port)
+
+
+def _family(host: str) -> int | None:
+    """The IP version of a literal address, None for a name."""
+    try:
+        return ipaddress.ip_address(host).version
+    except ValueError:
+        return None
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _address_list(servers: list[tuple[str, int]]) -> str:
+    """All servers as one address list, which has to be of a single IP version."""
+    addresses = [_addresses(host, port) for host, port in servers]
+    for version in (4, 6):
+        chosen = [[host for host in hosts if _family(host) == version] for hosts in addresses]
+        if all(chosen):
+            parts = [
+                _joined(host, port)
+                for hosts, (_, port) in zip(chosen, servers, strict=True)
+                for host in hosts
+            ]
+            return f"ipv{version}:" + ",".join(dict.fromkeys(parts))
+    raise InvalidOptions(
+        "servers reached by IPv4 alone and by IPv6 alone cannot be mixed in one list"
+    )
+
+
+def _addresses(host: str, port: int) -> list[str]:
+    if _family(host) is not None:
+        return [host]
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise Unavailable(f"no address is known for {host}: {error.strerror}") from error
+    return [str(entry[4][0]) for entry in found]

@@ -1,0 +1,234 @@
+"""What a call of `classify` gives: an answer for each sequence, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqserve.errors import InvalidRagged
+from seqserve.ragged import decode_matrix
+from seqserve.v1.classifier_pb2 import AdvanceResponse, ClassifyResponse
+from seqserve_client.batching import Piece
+from seqserve_client.errors import ProtocolError, ReplicasDisagree
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+
+Column = list[str] | NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """The answer to one sequence."""
+
+    label: str
+    """The most probable label."""
+    probability: float
+    """Its probability."""
+    labels: tuple[str, ...]
+    """(columns,), the labels that `probabilities` and `logits` are of."""
+    probabilities: NDArray[np.float32]
+    """(columns,)."""
+    logits: NDArray[np.float32]
+    """(columns,), before temperature scaling."""
+
+
+@dataclass(frozen=True, eq=False)
+class Classification:
+    """The answers to a batch of sequences, in their order.
+
+    As a sequence of `Answer`, it has a length and can be indexed, sliced and iterated over.
+    """
+
+    labels: tuple[str, ...]
+    """(sequences,), the most probable label of each."""
+    probabilities: NDArray[np.float32]
+    """(sequences, classes), or (sequences, top_k) where `top_k` was asked for. Read-only."""
+    logits: NDArray[np.float32]
+    """Of the same shape, before temperature scaling. Read-only."""
+    classes: tuple[str, ...]
+    """(classes,), the labels of the columns; empty where `top_k` was asked for."""
+    top_labels: tuple[tuple[str, ...], ...]
+    """(sequences, top_k), the most probable first; empty where `top_k` was not asked for."""
+    model_name: str
+    """The model that answered."""
+    model_version: int
+    """The version that answered."""
+    model_digest: str
+    """sha256 of the artifact's manifest, which names the model exactly."""
+
+    def __len__(self) -> int:
+        """Sequences answered."""
+        return len(self.labels)
+
+    @overload
+    def __getitem__(self, index: int) -> Answer: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Classification: ...
+
+    def __getitem__(self, index: int | slice) -> Answer | Classification:
+        """The answer to one sequence, or the answers to a slice of them."""
+        if isinstance(index, slice):
+            return replace(
+                self,
+                labels=self.labels[index],
+                probabilities=self.probabilities[index],
+                logits=self.logits[index],
+                top_labels=self.top_labels[index],
+            )
+        label = self.labels[index]
+        columns = self.top_labels[index] if self.top_labels else self.classes
+        probabilities = self.probabilities[index]
+        return Answer(
+            label,
+            float(probabilities[columns.index(label)]),
+            columns,
+            probabilities,
+            self.logits[index],
+        )
+
+    def __iter__(self) -> Iterator[Answer]:
+        """The answer to each sequence."""
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        """(sequences,), the probability of each sequence's label."""
+        best: NDArray[np.float32] = self.probabilities.max(axis=1)
+        return best
+
+    def columns(self) -> dict[str, Column]:
+        """The answers as named columns of a table.
+
+        `label` and `probability`; then, for each class, `probability:CLASS` and `logit:CLASS`
+        or, with `top_k`, `logit` and, for each rank from 2 on, `label:RANK` and so on.
+        """
+        table: dict[str, Column] = {
+            "label": list(self.labels),
+            "probability": self.confidence,
+        }
+        if not self.top_labels:
+            for kind, matrix in (("probability", self.probabilities), ("logit", self.logits)):
+                table |= {f"{kind}:{name}": matrix[:, i] for i, name in enumerate(self.classes)}
+            return table
+        table["logit"] = self.logits[:, 0]
+        for rank in range(1, self.probabilities.shape[1]):
+            table[f"label:{rank + 1}"] = [row[rank] for row in self.top_labels]
+            table[f"probability:{rank + 1}"] = self.probabilities[:, rank]
+            table[f"logit:{rank + 1}"] = self.logits[:, rank]
+        return table
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The `columns` as a pandas data frame, one row a sequence.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError as error:
+            raise _missing("pandas") from error
+        return pandas.DataFrame(self.columns())
+
+    def to_arrow(self) -> pyarrow.Table:
+        """The `columns` as an Arrow table, one row a sequence.
+
+        Raises:
+            ModuleNotFoundError: pyarrow is not installed.
+        """
+        try:
+            import pyarrow
+        except ModuleNotFoundError as error:
+            raise _missing("pyarrow") from error
+        return pyarrow.table({name: pyarrow.array(cells) for name, cells in self.columns().items()})
+
+
+def merged(pieces: Sequence[Piece], answered: Mapping[int, ClassifyResponse]) -> Classification:
+    """The answers to all pieces of a batch, as if it had been one request.
+
+    Args:
+        pieces: In order.
+        answered: The response to each piece, by the piece's `first`.
+
+    Raises:
+        ProtocolError: a response does not fit its request.
+        ReplicasDisagree: the pieces were answered by different artifacts.
+    """
+    parts = [
+        read(answered[piece.first], sequences=len(piece.batch), top_k=piece.top_k)
+        for piece in pieces
+    ]
+    first = parts[0]
+    for part in parts:
+        if (part.model_version, part.model_digest) != (first.model_version, first.model_digest):
+            raise ReplicasDisagree(
+                f"the replicas do not serve the same {first.model_name}: version "
+                f"{first.model_version} of digest {first.model_digest} here, version "
+                f"{part.model_version} of digest {part.model_digest} there"
+            )
+    if len(parts) == 1:
+        return first
+    return replace(
+        first,
+        labels=tuple(label for part in parts for label in part.labels),
+        probabilities=_frozen(np.concatenate([part.probabilities for part in parts])),
+        logits=_frozen(np.concatenate([part.logits for part in parts])),
+        top_labels=tuple(row for part in parts for row in part.top_labels),
+    )
+
+
+def read(
+    response: ClassifyResponse | AdvanceResponse, *, sequences: int, top_k: int
+) -> Classification:
+    """A response as it came from the wire, checked against what was asked.
+
+    Raises:
+        ProtocolError: the response does not fit the request.
+    """
+    answers = response.answers
+    width = max(1, top_k)
+    columns = top_k or len(answers.classes)
+    try:
+        probabilities = decode_matrix(answers.probabilities, sequences)
+        logits = decode_matrix(answers.logits, sequences)
+    except InvalidRagged as error:
+        raise ProtocolError(f"an answer for {sequences} sequences was expected: {error}") from error
+    if len(answers.labels) != sequences * width or not (
+        probabilities.shape == logits.shape == (sequences, columns)
+    ):
+        raise ProtocolError(
+            f"answers for {sequences} sequences and {columns} classes were expected; "
+            f"{len(answers.labels)} labels, probabilities of shape {probabilities.shape} and "
+            f"logits of shape {logits.shape} came"
+        )
+    labels = tuple(answers.labels)
+    if not top_k and not set(labels) <= set(answers.classes):
+        raise ProtocolError(f"labels came that are not among the classes {list(answers.classes)}")
+    rows = tuple(labels[start : start + width] for start in range(0, len(labels), width))
+    return Classification(
+        labels=labels[::width],
+        probabilities=probabilities,
+        logits=logits,
+        classes=() if top_k else tuple(answers.classes),
+        top_labels=rows if top_k else (),
+        model_name=response.model_name,
+        model_version=response.model_version,
+        model_digest=response.model_digest,
+    )
+
+
+def _frozen(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    matrix.flags.writeable = False
+    return matrix
+
+
+def _missing(library: str) -> ModuleNotFoundError:
+    return ModuleNotFoundError(
+        f"{library} is not installed. Get it with: pip install {library}", name=library
+    )

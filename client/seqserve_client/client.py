@@ -1,0 +1,237 @@
+"""The client for threads: every call waits for its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from seqserve.v1.catalog_pb2 import DescribeModelRequest, ListModelsRequest
+from seqserve.v1.catalog_pb2_grpc import ModelCatalogStub
+from seqserve.v1.classifier_pb2 import ClassifyResponse
+from seqserve.v1.classifier_pb2_grpc import SequenceClassifierStub
+from seqserve_client import defaults, live
+from seqserve_client.batching import Answered, Piece, Sequences, as_batch, cut, outdated
+from seqserve_client.catalog import ModelDescription, ModelStatus, statuses
+from seqserve_client.channel import Target, open_channel
+from seqserve_client.classification import Classification, merged
+from seqserve_client.deadline import Deadline
+from seqserve_client.errors import DeadlineExceeded, ModelNotFound, Unavailable
+from seqserve_client.live import LiveSequence, Progress
+from seqserve_client.options import Metadata, Options
+from seqserve_client.status import typed_errors
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class Client:
+    """Calls a seqserve server, or several replicas of it in turn.
+
+    Made to be kept: connections are opened once, and any number of threads may call at a time.
+
+        with Client("127.0.0.1:8001") as client:
+            answer = client.classify([np.zeros((9, 12), np.float32)], model="speakers")
+            print(answer.labels, answer.probabilities)
+
+    Args:
+        address: `host:port`; several with commas, which calls go round; or a URI in gRPC's naming
+            scheme. A single name stands for all of its addresses; names in a list are looked
+            up once, here.
+        credentials: For TLS, made by `grpc`; plaintext without.
+        metadata: Headers sent with every call.
+        timeout_s: For calls that give none, in seconds; `math.inf` waits for ever.
+        max_message_bytes: Bytes of a request beyond which a batch is cut. A sequence that is
+            longer travels alone. The server's own limit is 64 MiB unless set otherwise.
+        max_request_sequences: Sequences of a request beyond which a batch is cut.
+        max_request_steps: Steps of a request beyond which a batch is cut.
+        max_in_flight: Requests of one call under way at a time.
+
+    Raises:
+        InvalidOptions: an option cannot be.
+        Unavailable: a name in a list of servers has no address.
+    """
+
+    def __init__(
+        self,
+        address: str = defaults.ADDRESS,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Metadata = (),
+        timeout_s: float = defaults.TIMEOUT_S,
+        max_message_bytes: int = defaults.MAX_MESSAGE_BYTES,
+        max_request_sequences: int = defaults.MAX_REQUEST_SEQUENCES,
+        max_request_steps: int = defaults.MAX_REQUEST_STEPS,
+        max_in_flight: int = defaults.MAX_IN_FLIGHT,
+    ) -> None:
+        self.options = Options(
+            address=address,
+            credentials=credentials,
+            metadata=tuple(metadata),
+            timeout_s=timeout_s,
+            max_message_bytes=max_message_bytes,
+            max_request_sequences=max_request_sequences,
+            max_request_steps=max_request_steps,
+            max_in_flight=max_in_flight,
+        )
+        self._channel = open_channel(Target.parse(address), self.options)
+        self._classifier = SequenceClassifierStub(self._channel)
+        self._catalog = ModelCatalogStub(self._channel)
+        self._health = HealthStub(self._channel)
+
+    def __enter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes the client."""
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections; calls under way are cancelled."""
+        self._channel.close()
+
+    def classify(
+        self,
+        sequences: Sequences,
+        *,
+        model: str,
+        version: int = 0,
+        top_k: int = 0,
+        timeout_s: float | None = None,
+    ) -> Classification:
+        """Classifies whole sequences.
+
+        A batch over one of the client's limits for a request is cut into several requests. One
+        version answers all of them: the one asked for or else the newest that answered any.
+
+        Args:
+            sequences: Arrays of shape (steps, features), or one `seqserve.ragged.RaggedBatch`.
+            model: The model's name.
+            version: A positive integer; 0 for the newest that is served.
+            top_k: How many classes an answer names; 0 for all of them.
+            timeout_s: For the whole call, retries included; the client's by default.
+
+        Raises:
+            SeqserveError: see `seqserve_client.errors`; the first failure ends the call.
+        """
+        deadline = self.options.deadline(timeout_s)
+        pieces = cut(as_batch(sequences), self.options, model=model, version=version, top_k=top_k)
+        answered = self._ask(pieces, deadline)
+        answered |= self._ask(outdated(pieces, answered), deadline)
+        return merged(pieces, answered)
+
+    def advance(
+        self,
+        steps: Sequences,
+        *,
+        model: str,
+        tokens: Sequence[bytes] | None = None,
+        version: int = 0,
+        top_k: int = 0,
+        timeout_s: float | None = None,
+    ) -> Progress:
+        """Adds steps to live sequences and answers for all of their steps so far.
+
+        One request, never cut. For forward-only models.
+
+        Args:
+            steps: The new steps of each sequence, as in `classify`.
+            model: The model's name.
+            tokens: For each sequence the token of its last `Progress`, `b""` where it is new;
+                none at all where every one is.
+            version: A positive integer; 0 for that of the tokens or else the newest.
+            top_k: As in `classify`.
+            timeout_s: As in `classify`.
+
+        Raises:
+            SeqserveError: see `seqserve_client.errors`.
+        """
+        deadline = self.options.deadline(timeout_s)
+        request = live.request(steps, tokens, model=model, version=version, top_k=top_k)
+        return live.progress(self._call(self._classifier.Advance, request, deadline), request)
+
+    def live(self, *, model: str, version: int = 0, top_k: int = 0) -> LiveSequence:
+        """A new live sequence, which keeps its own token."""
+        return LiveSequence(self, model=model, version=version, top_k=top_k)
+
+    def describe(
+        self, model: str, version: int = 0, *, timeout_s: float | None = None
+    ) -> ModelDescription:
+        """The manifest of one version, by default of the newest that is served, and its state.
+
+        Raises:
+            SeqserveError: see `seqserve_client.errors`; `ModelNotFound` where it is unknown.
+        """
+        request = DescribeModelRequest(model_name=model, model_version=version)
+        deadline = self.options.deadline(timeout_s)
+        return ModelDescription.of(self._call(self._catalog.DescribeModel, request, deadline))
+
+    def models(self, *, timeout_s: float | None = None) -> list[ModelStatus]:
+        """Every version the server knows, by name and then version.
+
+        Raises:
+            SeqserveError: see `seqserve_client.errors`.
+        """
+        deadline = self.options.deadline(timeout_s)
+        response = self._call(self._catalog.ListModels, ListModelsRequest(), deadline)
+        return statuses(response.models)
+
+    def ready(self, model: str | None = None, *, timeout_s: float | None = None) -> bool:
+        """Whether the server, or one of its models, answers calls now; asked once, not retried.
+
+        False where it cannot be reached or does not answer in time.
+
+        Raises:
+            SeqserveError: see `seqserve_client.errors`; where the question itself is refused.
+        """
+        request = HealthCheckRequest(service=model or "")
+        deadline = self.options.deadline(timeout_s)
+        try:
+            response = self._call(self._health.Check, request, deadline)
+        except (Unavailable, DeadlineExceeded, ModelNotFound):
+            return False
+        return bool(response.status == HealthCheckResponse.SERVING)
+
+    def _call(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        deadline: Deadline,
+    ) -> Response:
+        with typed_errors(self.options.address):
+            return method(request, timeout=deadline.remaining_s(), metadata=self.options.metadata)
+
+    def _ask(self, pieces: Sequence[Piece], deadline: Deadline) -> Answered:
+        """The response to each piece; `max_in_flight` are under way at a time."""
+        if len(pieces) == 1:  # a blocking call costs less than half of what a future does
+            response = self._call(self._classifier.Classify, pieces[0].request(), deadline)
+            return {pieces[0].first: response}
+        answered: Answered = {}
+        under_way: dict[int, grpc.CallFuture[ClassifyResponse]] = {}
+        window = self.options.max_in_flight
+        try:
+            for turn in range(len(pieces) + window):
+                if turn >= window:
+                    first = pieces[turn - window].first
+                    with typed_errors(self.options.address, first):
+                        answered[first] = under_way.pop(first).result()
+                if turn < len(pieces):
+                    under_way[pieces[turn].first] = self._classifier.Classify.future(
+                        pieces[turn].request(),
+                        timeout=deadline.remaining_s(),
+                        metadata=self.options.metadata,
+                    )
+        finally:
+            for call in under_way.values():
+                call.cancel()  # type: ignore[no-untyped-call]
+        return answered

@@ -1,0 +1,12 @@
+"""What holds where nothing is said; apart, so that the command line can show it at no cost."""
+
+PORT = 8001
+ADDRESS = f"127.0.0.1:{PORT}"
+TIMEOUT_S = 30.0
+
+# Well within what a server takes by default, so that several requests of a call are read, run and
+# answered at the same time, and a few callers do not fill its queue.
+MAX_MESSAGE_BYTES = 4 << 20
+MAX_REQUEST_SEQUENCES = 512
+MAX_REQUEST_STEPS = 131_072
+MAX_IN_FLIGHT = 8

@@ -1,0 +1,52 @@
+"""How a client calls: the settings that `Client` and `AsyncClient` share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+
+from seqserve_client import defaults
+from seqserve_client.deadline import Deadline, checked_timeout
+from seqserve_client.errors import InvalidOptions
+
+Metadata = Sequence[tuple[str, str | bytes]]
+"""Names in lower case; those of bytes end in `-bin`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Settings of a client, for all of its calls."""
+
+    address: str = defaults.ADDRESS
+    """`host:port`, several with commas, or a URI in gRPC's naming scheme."""
+    credentials: grpc.ChannelCredentials | None = None
+    """For TLS; None for plaintext."""
+    metadata: tuple[tuple[str, str | bytes], ...] = ()
+    """Headers sent with every call."""
+    timeout_s: float = defaults.TIMEOUT_S
+    """For calls that give none, in seconds; `math.inf` waits for ever."""
+    max_message_bytes: int = defaults.MAX_MESSAGE_BYTES
+    """Bytes of a request beyond which a batch is cut; a longer sequence travels alone."""
+    max_request_sequences: int = defaults.MAX_REQUEST_SEQUENCES
+    """Sequences of a request beyond which a batch is cut."""
+    max_request_steps: int = defaults.MAX_REQUEST_STEPS
+    """Steps of a request beyond which a batch is cut; a longer sequence travels alone."""
+    max_in_flight: int = defaults.MAX_IN_FLIGHT
+    """Requests of one call under way at a time."""
+
+    def __post_init__(self) -> None:
+        checked_timeout(self.timeout_s)
+        for name, value in {
+            "max_message_bytes": self.max_message_bytes,
+            "max_request_sequences": self.max_request_sequences,
+            "max_request_steps": self.max_request_steps,
+            "max_in_flight": self.max_in_flight,
+        }.items():
+            if value < 1:
+                raise InvalidOptions(f"{name} is {value}; at least 1 is needed")
+
+    def deadline(self, timeout_s: float | None) -> Deadline:
+        """The deadline of a call that begins now, after the client's timeout by default."""
+        return Deadline.after(self.timeout_s if timeout_s is None else timeout_s)

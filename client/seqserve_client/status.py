@@ -1,0 +1,165 @@
+"""gRPC's status of a failed call, as one of this package's errors: the one place that knows both.
+
+The details are google.rpc messages: BadRequest names what is wrong with a request, RetryInfo
+says when to come again, RequestInfo names the call in the server's log.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from grpc_status import rpc_status
+
+from seqserve_client import errors
+from seqserve_client.errors import SeqserveError, Violation
+
+Code = grpc.StatusCode
+Detail = TypeVar("Detail", bound=Message)
+
+_INDEX = re.compile(r"\[(\d+)\]")
+
+
+@contextmanager
+def typed_errors(target: str, first_sequence: int = 0) -> Iterator[None]:
+    """Turns the failure of a call made within into one of this package's errors.
+
+    Args:
+        target: Where the call goes, for the message.
+        first_sequence: Index, among the caller's sequences, of the request's first.
+    """
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise Failure.of(error, target, first_sequence).as_error() from error
+    except grpc.FutureCancelledError as error:
+        raise errors.Cancelled("the client was closed while the call was under way") from error
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a call failed."""
+
+    code: grpc.StatusCode
+    message: str
+    details: status_pb2.Status
+    target: str
+    first_sequence: int = 0
+
+    @classmethod
+    def of(cls, error: grpc.RpcError, target: str, first_sequence: int) -> Failure:
+        """Reads what `grpc` or `grpc.aio` raised; both answer to the same methods."""
+        call: grpc.Call = error  # type: ignore[assignment]
+        try:
+            details = rpc_status.from_call(call)
+        except (DecodeError, ValueError):  # something on the way altered one of the two
+            details = None
+        return cls(
+            call.code(),
+            call.details() or "",
+            details or status_pb2.Status(),
+            target,
+            first_sequence,
+        )
+
+    def as_error(self) -> SeqserveError:
+        """The error to raise."""
+        return _MAPPING.get(self.code, _fault)(self)
+
+    def find(self, kind: type[Detail]) -> Detail | None:
+        """The first of the details that is of `kind`."""
+        for packed in self.details.details:
+            detail = kind()
+            if packed.Unpack(detail):
+                return detail
+        return None
+
+
+def _violations(failure: Failure) -> Iterator[Violation]:
+    request = failure.find(error_details_pb2.BadRequest) or error_details_pb2.BadRequest()
+    for found in request.field_violations:
+        index = _INDEX.search(found.field)
+        if index is None:
+            yield Violation(found.description, found.field)
+            continue
+        # The server counts within its request, which may be a piece of the caller's batch.
+        here = int(index[1])
+        there = here + failure.first_sequence
+        text = re.sub(rf"\bsequence {here}\b", f"sequence {there}", found.description)
+        yield Violation(text, _INDEX.sub("", found.field, count=1), there)
+
+
+def _invalid(failure: Failure) -> SeqserveError:
+    violations = tuple(_violations(failure))
+    if all(violation.sequence is None for violation in violations):
+        return errors.InvalidRequest(failure.message, violations)
+    return invalid_sequences(violations)
+
+
+def invalid_sequences(violations: tuple[Violation, ...]) -> errors.InvalidSequences:
+    """The error for these violations, its message the first of them."""
+    first, others = violations[0], len(violations) - 1
+    text = first.description
+    if first.sequence is not None and f"sequence {first.sequence}" not in text:
+        text = f"sequence {first.sequence}: {text}"
+    return errors.InvalidSequences(text + (f" (and {others} more)" if others else ""), violations)
+
+
+def _exhausted(failure: Failure) -> SeqserveError:
+    # gRPC's own refusal of a long message, which coming again does not help.
+    if "message larger than max" in failure.message:
+        return errors.InvalidRequest(
+            f"a request is over the server's message limit ({failure.message}): "
+            "cut batches earlier with max_message_bytes, or send shorter sequences"
+        )
+    retry = failure.find(error_details_pb2.RetryInfo)
+    delay = retry.retry_delay.ToTimedelta().total_seconds() if retry else None
+    return errors.Overloaded(failure.message or f"{failure.target} is overloaded", delay)
+
+
+def _unavailable(failure: Failure) -> SeqserveError:
+    return errors.Unavailable(f"{failure.target} is unavailable: {failure.message}")
+
+
+def _deadline(failure: Failure) -> SeqserveError:
+    return errors.DeadlineExceeded(f"{failure.target} did not answer in the time given")
+
+
+def _unimplemented(failure: Failure) -> SeqserveError:
+    return errors.ProtocolError(
+        f"{failure.target} does not know this call; is it a seqserve server? ({failure.message})"
+    )
+
+
+def _fault(failure: Failure) -> SeqserveError:
+    info = failure.find(error_details_pb2.RequestInfo)
+    request_id = info.request_id if info and info.request_id else None
+    text = failure.message or "no details"
+    if request_id and request_id not in text:
+        text = f"{text} (request {request_id})"
+    return errors.ServerFault(f"{failure.target} failed: {failure.code.name}: {text}", request_id)
+
+
+def _plain(kind: type[SeqserveError]) -> Callable[[Failure], SeqserveError]:
+    return lambda failure: kind(failure.message or failure.code.name)
+
+
+_MAPPING: dict[grpc.StatusCode, Callable[[Failure], SeqserveError]] = {
+    Code.INVALID_ARGUMENT: _invalid,
+    Code.FAILED_PRECONDITION: _invalid,
+    Code.OUT_OF_RANGE: _invalid,
+    Code.NOT_FOUND: _plain(errors.ModelNotFound),
+    Code.UNAUTHENTICATED: _plain(errors.Unauthenticated),
+    Code.PERMISSION_DENIED: _plain(errors.PermissionDenied),
+    Code.RESOURCE_EXHAUSTED: _exhausted,
+    Code.UNAVAILABLE: _unavailable,
+    Code.DEADLINE_EXCEEDED: _deadline,
+    Code.CANCELLED: _plain(errors.Cancelled),
+    Code.UNIMPLEMENTED: _unimplemented,
+}
