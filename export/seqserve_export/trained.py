@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from seqserve.v1.manifest_pb2 import Training
-
 from seqserve_export.network import SequenceClassifier
 
 

@@ -1,0 +1,7 @@
+"""The room's subcommands, one a file. Light to import: `seqserve --help` imports them all."""
+
+from seqserve_export.commands.export import export
+from seqserve_export.commands.train import train
+from seqserve_export.commands.verify import verify
+
+__all__ = ["export", "train", "verify"]
