@@ -76,18 +76,23 @@ def classify(
     Where the file has labels, the last line is `accuracy: …`. With json and csv the figures go to
     standard error, and the answers alone to standard output.
     """
-    from seqserve_data import Columns, DataError, read
+    from seqserve_data import Columns, DataError, read, split_names
 
     with _errors_in_a_line("classify", DataError):
         from seqserve_client.client import Client
         from seqserve_client.report import report
         from seqserve_client.scoring import score
 
-        named = tuple(name.strip() for name in features.split(",")) if features else ()
-        dataset = read(file, Columns(id=id, order=order, label=label, features=named))
+        columns = Columns(id=id, order=order, label=label, features=split_names(features))
+        dataset = read(file, columns)
         with Client(server, timeout_s=timeout, max_request_sequences=batch_size) as client:
             scored = score(
-                dataset, client, model=model, version=version, top_k=top_k, reorder=not named
+                dataset,
+                client,
+                model=model,
+                version=version,
+                top_k=top_k,
+                reorder=not columns.features,
             )
         report(scored, output, with_confusion=confusion)
 

@@ -6,7 +6,7 @@ other rooms. Importing this package loads numpy alone: a reader's library is loa
 
 from seqserve_data.bundled.sets import bundled_test
 from seqserve_data.checks import check_labels, check_trainable
-from seqserve_data.columns import Columns
+from seqserve_data.columns import Columns, split_names
 from seqserve_data.dataset import Dataset
 from seqserve_data.errors import DataError
 from seqserve_data.reading import read
@@ -20,5 +20,6 @@ __all__ = [
     "check_labels",
     "check_trainable",
     "read",
+    "split_names",
     "stratified_split",
 ]

@@ -37,6 +37,11 @@ class Columns:
         return tuple(name for name in names if name is not None)
 
 
+def split_names(text: str | None) -> tuple[str, ...]:
+    """Column names given in one text, with commas between."""
+    return tuple(name.strip() for name in text.split(",")) if text else ()
+
+
 BY_CONVENTION = Columns()
 """Nothing is told."""
 

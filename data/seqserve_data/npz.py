@@ -11,6 +11,7 @@ Nothing is unpickled.
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ def write(dataset: Dataset, path: Path) -> None:
 
 
 def _load(path: Path, source: Source) -> Arrays:
+    if not zipfile.is_zipfile(path):  # numpy would take it for a pickle, and advise to trust it
+        raise UnreadableData("not a readable .npz file: no zip archive", source.place())
     try:
         with np.load(path, allow_pickle=False) as loaded:
             return {name: loaded[name] for name in loaded.files if name in _NAMES}

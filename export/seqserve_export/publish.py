@@ -72,7 +72,7 @@ def publish(
     """
     begin = time.perf_counter()
     _check(trained, max_steps)
-    _check_target(repository, model, version)
+    check_target(repository, model, version)
     exported = build(trained.network)
     golden_set = make_golden(trained.network, trained.longest_steps)
     try:
@@ -132,8 +132,15 @@ def _check(trained: TrainedModel, max_steps: int | None) -> None:
             raise PublishError(text)
 
 
-def _check_target(repository: Path, model: str, version: int | None) -> None:
-    """Refuses early what would be refused at the end."""
+def check_target(repository: Path, model: str, version: int | None) -> None:
+    """Refuses early what would be refused at the end.
+
+    Raises:
+        VersionExists: the version is there already.
+        PublishError: the name or the version cannot be, or the repository is no folder.
+    """
+    if repository.exists() and not repository.is_dir():
+        raise PublishError(f"{repository} is no folder; --repository names one, or a new one")
     try:
         target = artifact.version_path(repository, model, 1 if version is None else version)
     except InvalidArtifact as error:

@@ -29,13 +29,17 @@ class RunFolder:
         path: The folder; created when missing.
         recipe: The run's settings, none left open.
         data: The sets it learns from and chooses by.
+        test: The set that its model is tested by, if any.
     """
 
-    def __init__(self, path: Path, recipe: Recipe, data: list[Dataset]) -> None:
+    def __init__(
+        self, path: Path, recipe: Recipe, data: list[Dataset], test: Dataset | None
+    ) -> None:
         self.path = path
         settings = recipe.settings()
         self._settings = {name: settings[name] for name in settings if name not in _FREE}
         self._data = _digest(data)
+        self._test = _digest([test]) if test else ""
         self._next_save = 0.0
 
     def begin(self) -> bool:
@@ -73,7 +77,11 @@ class RunFolder:
             InvalidCheckpoint: what lies there is damaged.
         """
         path = self.path / FINAL
-        if not path.exists() or self._differing(checkpoint.load(path, checkpoint.MODEL)):
+        if not path.exists():
+            return None
+        state = checkpoint.load(path, checkpoint.MODEL)
+        # Its figures are those of the set it was tested by: another set asks for a run of its own.
+        if self._differing(state) or state.get("test") != self._test:
             return None
         return checkpoint.load_trained(path)
 
@@ -89,7 +97,7 @@ class RunFolder:
     def finish(self, trained: TrainedModel) -> Path:
         """Saves the model in place of the run; returns where."""
         path = self.path / FINAL
-        checkpoint.save_trained(path, trained, **self._identity)
+        checkpoint.save_trained(path, trained, **self._identity, test=self._test)
         (self.path / RUNNING).unlink(missing_ok=True)
         return path
 

@@ -61,7 +61,7 @@ def train(
     folder, state = None, None
     if checkpoints:
         learnt_from = [sets.train, *filter(None, [sets.validation])]
-        folder = RunFolder(checkpoints, recipe, learnt_from)
+        folder = RunFolder(checkpoints, recipe, learnt_from, sets.test)
         state = folder.unfinished() if resume else None
         if resume and not state and (finished := folder.finished()):
             observer.note(f"the run in {checkpoints} is finished")

@@ -156,14 +156,11 @@ def decode(message: sequences_pb2.RaggedBatch, features: int) -> RaggedBatch:
     if not len(lengths):
         raise InvalidRagged("at least one sequence is needed, none given", field="lengths")
     _check_lengths(lengths)
-    expected = WIRE_DTYPE.itemsize * features * int(lengths.sum())
+    steps = int(lengths.sum())
+    expected = WIRE_DTYPE.itemsize * features * steps
     data = message.values  # once: protobuf copies the bytes each time it is asked
     if len(data) != expected:
-        raise InvalidRagged(
-            f"values holds {len(data)} bytes, but {int(lengths.sum())} steps of "
-            f"{features} float32 features take {expected}",
-            field="values",
-        )
+        raise InvalidRagged(_wrong_size(len(data), steps, features), field="values")
     values = np.frombuffer(data, WIRE_DTYPE).reshape(-1, features)
     return RaggedBatch(values.astype(np.float32, copy=False), lengths)
 
@@ -184,6 +181,16 @@ def decode_matrix(data: bytes, rows: int) -> NDArray[np.float32]:
             f"{len(data)} bytes do not make {rows} equal rows of float32", field="values"
         )
     return np.frombuffer(data, WIRE_DTYPE).astype(np.float32, copy=False).reshape(rows, -1)
+
+
+def _wrong_size(size: int, steps: int, features: int) -> str:
+    given, rest = divmod(size, WIRE_DTYPE.itemsize * steps)
+    if given and not rest:
+        return f"the sequences have {given} features a step; {features} are needed"
+    return (
+        f"values holds {size} bytes, but {steps} steps of {features} float32 features take "
+        f"{WIRE_DTYPE.itemsize * features * steps}"
+    )
 
 
 def _check_lengths(lengths: NDArray[np.int64]) -> None:

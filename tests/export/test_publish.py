@@ -216,11 +216,9 @@ def test_a_network_still_in_training_mode_is_refused(
         publish(trained, tmp_path, "speakers")
 
 
-def test_a_repository_that_cannot_be_written_is_named(
-    random_model: RandomModel, tmp_path: Path
-) -> None:
+def test_a_repository_that_is_a_file_is_refused(random_model: RandomModel, tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file")
-    with pytest.raises(PublishError, match=f"cannot write to {tmp_path}/models"):
+    with pytest.raises(PublishError, match=f"{tmp_path}/models is no folder"):
         publish(random_model(), tmp_path / "models", "speakers")
 
 

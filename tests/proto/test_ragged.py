@@ -118,9 +118,10 @@ def test_a_small_message_that_claims_much_allocates_little(
         (b"", [], "lengths", None, "at least one sequence is needed"),
         (b"\0" * 8, [1, 0, 0], "lengths", 1, "sequence 1 has 0 steps; at least 1 is needed"),
         (b"\0" * 9, [1], "values", None, "9 bytes, but 1 steps of 2 float32 features take 8"),
-        (b"\0" * 8, [2], "values", None, "8 bytes, but 2 steps of 2 float32 features take 16"),
+        (b"\0" * 16, [3], "values", None, "16 bytes, but 3 steps of 2 float32 features take 24"),
+        (b"\0" * 24, [2], "values", None, "the sequences have 3 features a step; 2 are needed"),
     ],
-    ids=["none", "empty sequence", "a byte too many", "a step too few"],
+    ids=["none", "empty sequence", "a byte too many", "a step too few", "a feature too many"],
 )
 def test_a_refusal_names_the_field_and_the_sequence(
     values: bytes, lengths: list[int], field: str, sequence: int | None, message: str

@@ -59,7 +59,7 @@ BAD_REQUESTS = {
     "wrong features": (
         _classify(_batch(2, values=bytes(4 * 2 * 5))),
         "sequences.values",
-        "values holds 40 bytes, but 2 steps of 3 float32 features take 24",
+        "the sequences have 5 features a step; 3 are needed",
     ),
     "half a number": (
         _classify(_batch(2, values=bytes(23))),

@@ -130,6 +130,17 @@ def test_what_another_run_ended_in_is_not_taken_for_this_ones(
 
 
 @pytest.mark.usefixtures("saves_every_epoch")
+def test_a_finished_run_is_tested_anew_by_another_test_set(
+    ramps: MakeRamps, tmp_path: Path
+) -> None:
+    train(ramps(), CONSTANT, test=ramps(seed=1), checkpoints=tmp_path)
+
+    other = ramps(20, seed=2)
+    resumed = train(ramps(), CONSTANT, test=other, checkpoints=tmp_path, resume=True)
+
+    assert resumed.training.test == train(ramps(), CONSTANT, test=other).training.test
+
+
 def test_a_new_run_sets_an_unfinished_one_aside(ramps: MakeRamps, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(ramps(), CONSTANT, checkpoints=tmp_path, observer=KilledAt(4))
