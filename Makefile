@@ -4,6 +4,10 @@ BIN    := .venv/bin
 PIP    := -m pip install --quiet --disable-pip-version-check
 PROTOS := $(wildcard proto/seqserve/v1/*.proto)
 
+# What builds the package is pinned too: older pips read the one, newer the other.
+export PIP_CONSTRAINT := $(CURDIR)/constraints-build.txt
+export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints-build.txt
+
 # onnxruntime reads this when it is imported.
 export ORT_DISABLE_TELEMETRY := 1
 

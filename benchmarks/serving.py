@@ -193,6 +193,7 @@ def _serve_baseline(repository: Path, batches: list[RaggedBatch], pipe: Connecti
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # as the server has it: the faster where shapes vary
     folder = artifact.version_path(repository, MODEL, 1)
     session = onnxruntime.InferenceSession(
         folder / artifact.MODEL_FILE, options, providers=["CPUExecutionProvider"]

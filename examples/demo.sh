@@ -14,7 +14,10 @@ seqserve serve "$folder/models" --address 127.0.0.1:0 >>"$folder/server.log" 2>&
 server=$!
 trap 'kill $server 2>/dev/null; wait $server || true' EXIT
 until grep -q ' ready in ' "$folder/server.log"; do
-    kill -0 $server 2>/dev/null || { cat "$folder/server.log" >&2; exit 1; }
+    if grep -q 'no model can be served' "$folder/server.log" || ! kill -0 $server 2>/dev/null; then
+        cat "$folder/server.log" >&2
+        exit 1
+    fi
     sleep 0.1
 done
 cat "$folder/server.log"
