@@ -103,17 +103,17 @@ def test_mean_of_a_long_saturated_sequence_does_not_drift(
 @pytest.mark.filterwarnings("ignore:Exporting a model to ONNX with a batch_size other than 1")
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn-tanh", "rnn-relu"])
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["forward", "both ways"])
+@pytest.mark.parametrize("head", ["last", "mean", "max"])
 def test_torch_exporter_is_of_the_same_opinion(
     cell: Cell,
+    head: Head,
     bidirectional: bool,
     random_model: RandomModel,
     open_graph: OpenGraph,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """What torch's tracer can express: sequences of one length, without `sequence_lens`."""
-    network = random_model(
-        cell=cell, bidirectional=bidirectional, num_layers=2, head="mean"
-    ).network
+    network = random_model(cell=cell, bidirectional=bidirectional, num_layers=2, head=head).network
     batch = _sequences(np.full(5, 11), network.config.features)
     file = tmp_path_factory.mktemp("traced") / "traced.onnx"
     torch.onnx.export(_FullLength(network), (torch.tensor(batch.padded()),), file, dynamo=False)
@@ -134,8 +134,17 @@ class _FullLength(torch.nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         outputs, _ = self.network.recurrent(self.network.standardise(values))
-        logits: torch.Tensor = self.network.linear(outputs.mean(dim=1))
+        logits: torch.Tensor = self.network.linear(self._reduce(outputs))
         return logits
+
+    def _reduce(self, outputs: torch.Tensor) -> torch.Tensor:
+        config = self.network.config
+        if config.head == "mean":
+            return outputs.mean(dim=1)
+        if config.head == "max":
+            return outputs.amax(dim=1)
+        forwards = outputs[:, -1, : config.hidden_size]
+        return torch.cat((forwards, outputs[:, 0, config.hidden_size :]), dim=-1)
 
 
 def _sequences(lengths: NDArray[np.int64], features: int) -> RaggedBatch:

@@ -296,8 +296,17 @@ def test_the_defaults_learn_japanese_vowels() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
-def test_the_textbook_run_repeats(seed: int) -> None:
+def test_the_textbook_run_repeats() -> None:
+    runs = [_textbook_losses(seed) for seed in range(5)]
+
+    for losses in runs:
+        assert losses[0] == pytest.approx(np.log(2), abs=0.02)
+        assert losses[19] < 0.2
+    assert np.median([losses[19] for losses in runs]) < 0.1
+
+
+def _textbook_losses(seed: int) -> list[float]:
+    """The mean loss of each epoch."""
     recorder = Recorder()
     config = TrainingConfig(
         cell="lstm",
@@ -312,6 +321,4 @@ def test_the_textbook_run_repeats(seed: int) -> None:
 
     train(read("random"), config, observer=recorder)
 
-    assert recorder.epochs[0].mean_loss == pytest.approx(np.log(2), abs=0.02)
-    assert recorder.epochs[19].mean_loss < 0.2
-    assert recorder.epochs[19].last_loss < 0.2
+    return [epoch.mean_loss for epoch in recorder.epochs]
