@@ -81,7 +81,7 @@ def _log_ready(server: Server, seconds: float) -> None:
         _log.info("ready in %.2f s: %s", seconds, names)
     else:
         _log.error(
-            "no model can be served: %s",
+            "no model can be served: %s; still listening",
             f"{refused} refused, see above"
             if refused
             else f"{server.settings.repository} has none; publish one with seqserve train",

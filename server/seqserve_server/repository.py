@@ -294,5 +294,5 @@ def _describe(model: ServedModel, proof: Proof) -> str:
     return (
         f"{model}: {len(model.labels)} labels ({labels}), {model.features} features, "
         f"up to {model.max_steps} steps; {model.execution_provider}: {proof.sequences} golden "
-        f"sequences held in {proof.cases} companies, at most {proof.max_difference:.1e} from torch"
+        f"sequences held in {proof.cases} cases, at most {proof.max_difference:.1e} from torch"
     )

@@ -96,6 +96,8 @@ class Scheduler:
         for lane in self._lanes:
             if lane.is_alive():
                 await asyncio.to_thread(lane.join, _JOIN_S)
+            if lane.is_alive():
+                _log.warning("%s still runs after %g s; it is left behind", lane.name, _JOIN_S)
 
     def _left(self, ticket: _Ticket, future: asyncio.Future[Outputs]) -> None:
         """Makes room at once where the caller has gone."""
