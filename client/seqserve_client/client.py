@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -207,31 +208,57 @@ class Client:
         method: grpc.UnaryUnaryMultiCallable[Request, Response],
         request: Request,
         deadline: Deadline,
+        first_sequence: int = 0,
     ) -> Response:
-        with typed_errors(self.options.address):
+        with typed_errors(self.options.address, first_sequence):
             return method(request, timeout=deadline.remaining_s(), metadata=self.options.metadata)
 
     def _ask(self, pieces: Sequence[Piece], deadline: Deadline) -> Answered:
         """The response to each piece; `max_in_flight` are under way at a time."""
-        if len(pieces) == 1:  # a blocking call costs less than half of what a future does
-            response = self._call(self._classifier.Classify, pieces[0].request(), deadline)
-            return {pieces[0].first: response}
+        if len(pieces) <= 1:  # a blocking call costs less than half of what a future does
+            classify = self._classifier.Classify
+            return {
+                piece.first: self._call(classify, piece.request(), deadline, piece.first)
+                for piece in pieces
+            }
         answered: Answered = {}
-        under_way: dict[int, grpc.CallFuture[ClassifyResponse]] = {}
+        asked: dict[int, Future[ClassifyResponse]] = {}
+        under_way: set[grpc.CallFuture[ClassifyResponse]] = set()
         window = self.options.max_in_flight
+        # Threads of its own, since grpc hangs at closing where Ctrl-C, which reaches the main
+        # thread alone, interrupts it as it starts a future.
+        pool = ThreadPoolExecutor(window, "seqserve-client")
         try:
             for turn in range(len(pieces) + window):
                 if turn >= window:
                     first = pieces[turn - window].first
-                    with typed_errors(self.options.address, first):
-                        answered[first] = under_way.pop(first).result()
+                    answered[first] = _result(asked.pop(first))
                 if turn < len(pieces):
-                    under_way[pieces[turn].first] = self._classifier.Classify.future(
-                        pieces[turn].request(),
-                        timeout=deadline.remaining_s(),
-                        metadata=self.options.metadata,
-                    )
+                    piece = pieces[turn]
+                    asked[piece.first] = pool.submit(self._answer, piece, deadline, under_way)
         finally:
-            for call in under_way.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+            for call in tuple(under_way):
                 call.cancel()  # type: ignore[no-untyped-call]
         return answered
+
+    def _answer(
+        self, piece: Piece, deadline: Deadline, under_way: set[grpc.CallFuture[ClassifyResponse]]
+    ) -> ClassifyResponse:
+        """The response to a piece, whose call is `under_way` meanwhile."""
+        with typed_errors(self.options.address, piece.first):
+            call = self._classifier.Classify.future(
+                piece.request(), timeout=deadline.remaining_s(), metadata=self.options.metadata
+            )
+            under_way.add(call)
+            try:
+                return call.result()
+            finally:
+                under_way.remove(call)
+
+
+def _result(answer: Future[Response]) -> Response:
+    """What the future gives; looks up now and then, as a wait without end may miss a Ctrl-C."""
+    while not answer.done():
+        wait([answer], timeout=0.2)
+    return answer.result()

@@ -77,6 +77,9 @@ class FakeServer:
         model: The model's name.
         version: Its version; `publish` adds others.
         features: Features a step that the model accepts, or their names; None for any number.
+
+    Raises:
+        ValueError: the answer is none of the labels.
     """
 
     def __init__(
@@ -89,6 +92,8 @@ class FakeServer:
         features: int | Sequence[str] | None = None,
     ) -> None:
         self.labels = tuple(labels)
+        if isinstance(answer, str):
+            self._column(answer)
         self.model = model
         self.feature_names = () if isinstance(features, int | None) else tuple(features)
         self.features = features if isinstance(features, int | None) else len(features)
@@ -217,7 +222,10 @@ class FakeServer:
         if top_k > len(self.labels):
             text = f"top_k is {top_k}; {self.model} has {len(self.labels)} classes"
             _refuse(context, "top_k", text, None)
-        logits = np.array([self._logits(sequence) for sequence in sequences], np.float32)
+        try:
+            logits = np.array([self._logits(sequence) for sequence in sequences], np.float32)
+        except ValueError as error:
+            context.abort(grpc.StatusCode.INTERNAL, f"the fake server's rule: {error}")
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = odds / odds.sum(axis=1, keepdims=True)
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, : top_k or 1]
@@ -237,8 +245,18 @@ class FakeServer:
             return np.asarray(nearest, np.float32)
         answer = self._answer if isinstance(self._answer, str) else self._answer(sequence)
         if isinstance(answer, str):
-            return np.array([label == answer for label in self.labels], np.float32)
-        return np.asarray(answer, np.float32)
+            logits = np.zeros(len(self.labels), np.float32)
+            logits[self._column(answer)] = 1
+            return logits
+        logits = np.asarray(answer, np.float32)
+        if logits.shape != (len(self.labels),):
+            raise ValueError(f"logits of shape {logits.shape} for {len(self.labels)} labels")
+        return logits
+
+    def _column(self, label: str) -> int:
+        if label not in self.labels:
+            raise ValueError(f"{label!r} is none of the labels {', '.join(self.labels)}")
+        return self.labels.index(label)
 
     def _digest(self, version: int) -> str:
         return f"{version:064x}"

@@ -101,7 +101,8 @@ def test_only_the_room_that_is_called_is_imported() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_an_interrupt_ends_quietly() -> None:
+@pytest.mark.parametrize("batch_size", ["1000", "10"], ids=["one request", "many requests"])
+def test_an_interrupt_ends_quietly(batch_size: str) -> None:
     begun, over = threading.Event(), threading.Event()
 
     def wait(_: object) -> str:
@@ -111,15 +112,21 @@ def test_an_interrupt_ends_quietly() -> None:
 
     with FakeServer(answer=wait, features=5) as server:
         process = subprocess.Popen(
-            [*SEQSERVE, "classify", "random", "--model", "model", "--server", server.address],
+            [
+                *(*SEQSERVE, "classify", "random", "--model", "model"),
+                *("--batch-size", batch_size, "--server", server.address),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert begun.wait(timeout=60)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-        over.set()
+        try:
+            assert begun.wait(timeout=60)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            over.set()
+            process.kill()
     assert (process.returncode, out, err) == (130, "", "")
 
 

@@ -25,8 +25,10 @@ def stuck() -> Iterator[FakeServer]:
         return "0"
 
     with FakeServer(answer=wait) as server:
-        yield server
-        over.set()
+        try:
+            yield server
+        finally:
+            over.set()
 
 
 def test_a_call_ends_when_its_time_is_up(connect: Callable[..., Client], stuck: FakeServer) -> None:

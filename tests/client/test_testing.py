@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from seqserve_client import Client, InvalidRequest, ModelNotFound, Unauthenticated
-from seqserve_client.testing import FakeServer
+from seqserve_client import Client, InvalidRequest, ModelNotFound, ServerFault, Unauthenticated
+from seqserve_client.testing import FakeServer, Rule
 
 
 def test_one_label_for_every_sequence() -> None:
@@ -61,7 +61,7 @@ def test_a_model_of_so_many_features_takes_no_others() -> None:
         wanted = client.describe("model").manifest.input.features
         assert (wanted.size, list(wanted.names)) == (2, ["x", "y"])
         client.classify([np.zeros((3, 2))], model="model")
-        with pytest.raises(InvalidRequest, match="3 steps of 2 float32 features"):
+        with pytest.raises(InvalidRequest, match="1 features a step; 2 are needed"):
             client.classify([np.zeros((3, 1))], model="model")
 
 
@@ -80,3 +80,25 @@ def test_stopping_twice_is_harmless() -> None:
     server.start()
     server.stop()
     server.stop()
+
+
+def test_an_answer_that_is_none_of_the_labels_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="'bird' is none of the labels cat, dog"):
+        FakeServer(["cat", "dog"], answer="bird")
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (lambda _: "bird", "'bird' is none of the labels cat, dog"),
+        (lambda _: [1.0, 2.0, 3.0], r"logits of shape \(3,\) for 2 labels"),
+    ],
+    ids=["label", "logits"],
+)
+def test_a_rule_that_answers_wrongly_is_told_to_the_caller(rule: Rule, message: str) -> None:
+    with (
+        FakeServer(["cat", "dog"], answer=rule) as server,
+        Client(server.address) as client,
+        pytest.raises(ServerFault, match=message),
+    ):
+        client.classify([[0.0]], model="model")
