@@ -23,7 +23,7 @@ from seqserve_export.recipe import Recipe
 FOLDS = 5
 _HELD_OUT, _MOST_ROUNDS = 100, 3
 _MOST_UPDATES = 2000
-_FASTER = 0.01
+_FAST, _SLOW = 0.01, 0.003
 _LEAST_GAIN, _STANDARD_ERRORS = 0.02, 2.0
 
 
@@ -47,17 +47,18 @@ class Outcome:
 
 
 def changes(config: TrainingConfig) -> list[dict[str, Any]]:
-    """What is tried in turn, as settings to change; what the user gave stays as given."""
-    tried: list[dict[str, Any]] = []
+    """Where to start and what to try in turn, as settings to change, but none that were given."""
+    start: dict[str, Any] = {}
+    more: list[dict[str, Any]] = []
     if config.head is None:
-        tried += [{"head": "max"}, {"head": "mean"}, {"head": "last"}]
-    else:
-        tried += [{}]
+        start |= {"head": "max"}
+        more += [{"head": "mean"}, {"head": "last"}]
     if config.input_noise is None and config.input_dropout is None:
-        tried += [{"input_noise": 0.0, "input_dropout": 0.0}]
+        more += [{"input_noise": 0.0, "input_dropout": 0.0}]
     if config.learning_rate is None and config.optimizer != "adam":
-        tried += [{"learning_rate": _FASTER}]
-    return tried
+        start |= {"learning_rate": _FAST}
+        more += [{"learning_rate": _SLOW}]
+    return [start, *more]
 
 
 def candidate(base: Recipe, tried: Sequence[dict[str, Any]], outcomes: Sequence[Outcome]) -> Recipe:
