@@ -31,8 +31,6 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:  # while importing; later, typer sees to it
         sys.exit(_INTERRUPTED)
-    finally:
-        _flush()
 
 
 def command_line(commands: Sequence[EntryPoint]) -> typer.Typer:
@@ -82,12 +80,3 @@ def _absent(entry: EntryPoint, error: ModuleNotFoundError) -> Callable[[], None]
 def _missing(error: ModuleNotFoundError, entry: EntryPoint) -> str:
     package = f"seqserve[{','.join(entry.extras)}]" if entry.extras else "seqserve"
     return f"{error.name} is not installed. It comes with: pip install '{package}'"
-
-
-def _flush() -> None:
-    """Writes what is buffered, or drops it where its reader has gone, as `head` does."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The interpreter flushes once more as it ends, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

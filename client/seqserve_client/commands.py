@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from seqserve_client import defaults
+from seqserve_client.output import Output
 
 _DATA = "Data"
 
@@ -18,16 +18,6 @@ Server = Annotated[
     typer.Option(envvar="SEQSERVE_SERVER", help="HOST:PORT, or several with commas between."),
 ]
 Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds for each question asked.")]
-
-
-class Output(StrEnum):
-    """What is printed for each sequence."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-    SUMMARY = "summary"
-    """Nothing; the figures alone."""
 
 
 def classify(

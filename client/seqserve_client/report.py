@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from seqserve_client.catalog import ModelStatus
 from seqserve_client.classification import Classification
-from seqserve_client.commands import Output
 from seqserve_client.figures import accuracy, confusion
+from seqserve_client.output import Output
 from seqserve_client.scoring import Scored
 from seqserve_client.tables import Align, print_table
 

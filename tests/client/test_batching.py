@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import grpc
 import numpy as np
@@ -16,8 +18,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from seqserve.ragged import RaggedBatch
-from seqserve.v1.classifier_pb2 import ClassifyResponse
-from seqserve_client import Client, InvalidSequences, ModelNotFound, ReplicasDisagree
+from seqserve.v1.classifier_pb2 import ClassifyRequest, ClassifyResponse
+from seqserve.v1.classifier_pb2_grpc import (
+    SequenceClassifierServicer,
+    add_SequenceClassifierServicer_to_server,
+)
+from seqserve_client import Client, InvalidSequences, ModelNotFound, ProtocolError, ReplicasDisagree
 from seqserve_client.batching import cut
 from seqserve_client.classification import merged
 from seqserve_client.options import Options
@@ -178,7 +184,39 @@ def test_the_first_failure_ends_the_call(
     client = connect(server.address, max_request_sequences=1, max_in_flight=2)
     with pytest.raises(ModelNotFound):
         client.classify([[0.0]] * 50, model="model")
-    assert len(server.calls) <= 2
+    assert len(server.calls) <= 3
+
+
+def test_a_failure_cancels_the_requests_under_way(connect: Callable[..., Client]) -> None:
+    begun, ended, over = threading.Event(), threading.Event(), threading.Event()
+
+    class Servicer(SequenceClassifierServicer):
+        def Classify(self, request: ClassifyRequest, context: grpc.ServicerContext) -> Any:  # noqa: ANN401, N802
+            if list(request.sequences.lengths) == [1]:
+                begun.wait(timeout=60)
+                context.abort(grpc.StatusCode.NOT_FOUND, "fails while the other is under way")
+            context.add_callback(ended.set)
+            begun.set()
+            over.wait(timeout=600)
+            return ClassifyResponse()
+
+        def Advance(self, *_: object) -> Any:  # noqa: ANN401, N802
+            raise NotImplementedError
+
+    server = grpc.server(ThreadPoolExecutor(2))
+    add_SequenceClassifierServicer_to_server(Servicer(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        client = connect(f"127.0.0.1:{port}", max_request_sequences=1, timeout_s=1000)
+        with pytest.raises(ModelNotFound):
+            client.classify([[0.0], [0.0, 0.0]], model="model")
+        with pytest.raises(ProtocolError):  # an event loop sends what it has yet to send
+            client.models()
+        assert ended.wait(timeout=30)
+    finally:
+        over.set()
+        server.stop(None).wait()
 
 
 def test_one_version_answers_all_pieces_though_another_is_published_meanwhile(

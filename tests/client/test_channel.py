@@ -5,10 +5,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
-from seqserve_client import Client, InvalidOptions, Unavailable
+from seqserve_client import Client, InvalidOptions, Unauthenticated, Unavailable
 from seqserve_client.channel import Target
 from seqserve_client.testing import FakeServer
 
@@ -103,6 +106,33 @@ def test_metadata_goes_with_every_call(connect: Callable[..., Client], server: F
         assert call.metadata["authorization"] == "Bearer x"
         assert call.metadata["trace-bin"] == b"\x00\xff"
         assert str(call.metadata["user-agent"]).startswith("seqserve-client/")
+
+
+def test_credentials_secure_the_channel(connect: Callable[..., Client], tmp_path: Path) -> None:
+    def tell(_: object, context: grpc.ServicerContext) -> None:
+        told = dict(context.invocation_metadata()).get("authorization")
+        context.abort(grpc.StatusCode.UNAUTHENTICATED, f"was told {told!r}")
+
+    class Telling(grpc.GenericRpcHandler):  # type: ignore[type-arg]
+        def service(self, _: object) -> grpc.RpcMethodHandler[Any, Any]:
+            return grpc.unary_unary_rpc_method_handler(tell)
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Telling()])
+    address = f"unix:{tmp_path}/socket"
+    local = grpc.LocalConnectionType.UDS
+    server.add_secure_port(address, grpc.local_server_credentials(local))
+    server.start()
+    # gRPC sends a token over a secure channel alone.
+    credentials = grpc.composite_channel_credentials(
+        grpc.local_channel_credentials(local), grpc.access_token_call_credentials("secret")
+    )
+    try:
+        with pytest.raises(Unauthenticated, match="'Bearer secret'"):
+            connect(address, credentials=credentials).models()
+        with pytest.raises(Unauthenticated, match="None"):
+            connect(address).models()
+    finally:
+        server.stop(None).wait()
 
 
 def test_one_client_serves_many_threads(server: FakeServer) -> None:

@@ -117,7 +117,11 @@ def test_top_k_names_the_next_classes_too(run: Run, file: str) -> None:
     done = run("classify", file, "--model", "heights", "--output", "csv", "--top-k", "2")
     rows = list(csv.DictReader(done.stdout.splitlines()))
     assert [row["label_2"] for row in rows] == ["middle", "high", "middle", "middle"]
-    assert all(float(row["probability"]) >= float(row["probability_2"]) for row in rows)
+    assert all(float(row["probability"]) >= float(row["probability_2"]) > 0 for row in rows)
+    whole = json.loads(run("classify", file, "--model", "heights", "--output", "json").stdout)
+    for row, answer in zip(rows, whole["answers"], strict=True):
+        assert float(row["probability"]) == answer["probabilities"][row["label"]]
+        assert float(row["probability_2"]) == answer["probabilities"][row["label_2"]]
     lines = run("classify", file, "--model", "heights", "--top-k", "3").stdout.splitlines()
     assert lines[0].split() == ["id"] + ["label", "probability"] * 3
     document = json.loads(
