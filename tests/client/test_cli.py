@@ -127,7 +127,9 @@ def test_an_interrupt_ends_quietly(batch_size: str) -> None:
         finally:
             over.set()
             process.kill()
-    assert (process.returncode, out, err) == (130, "", "")
+    assert (out, err) == ("", "")
+    # Exiting with 130, or ended by the signal itself: a shell tells 130 of either.
+    assert process.returncode in (130, -signal.SIGINT)
 
 
 @pytest.mark.parametrize("output", ["table", "csv", "json"])
