@@ -68,6 +68,13 @@ def test_however_a_batch_is_cut_and_ordered(
     assert np.array_equal(answer.logits, alone(models, name, batch)[order])
 
 
+def test_several_addresses_may_be_given(server: str, models: Path) -> None:
+    batch = sequences(5, [3, 9])
+    with Client(f"{server},{server}") as client:
+        answer = client.classify(batch, model="gru-max")
+    assert np.array_equal(answer.logits, alone(models, "gru-max", batch))
+
+
 @pytest.mark.parametrize("name", FORWARD)
 def test_a_live_sequence_in_pieces_equals_the_whole(server: str, models: Path, name: str) -> None:
     (whole,) = sequences(2, [50])

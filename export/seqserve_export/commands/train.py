@@ -227,6 +227,7 @@ def train(
     from seqserve_data import Columns, DataError, split_names
     from seqserve_export.config import TrainingConfig
     from seqserve_export.errors import ExportError, InvalidSettings
+    from seqserve_export.run_folder import RUNNING
 
     try:
         _train_and_publish(
@@ -269,7 +270,11 @@ def train(
         typer.echo(f"seqserve train: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, InvalidSettings) else 1) from error
     except KeyboardInterrupt:
-        typer.echo("seqserve train: stopped; the same command with --resume goes on", err=True)
+        saved = (checkpoints or Path("checkpoints") / model) / RUNNING
+        goes_on = (
+            "the same command with --resume goes on" if saved.exists() else "nothing was saved"
+        )
+        typer.echo(f"seqserve train: stopped; {goes_on}", err=True)
         raise typer.Exit(_INTERRUPTED) from None
 
 
