@@ -91,7 +91,10 @@ class Run:
             )
             self._observer.note(f"tried {_describe(recipe)}: {held_out_figures}")
         chosen = auto.choose(outcomes)
-        self._observer.note(f"chose {_describe(chosen.recipe)}")
+        self._observer.note(
+            f"chose {_describe(chosen.recipe)}: the first tried, but where another's held-out "
+            "loss was lower beyond doubt (two standard errors)"
+        )
         return chosen
 
     def fit(self, recipe: Recipe, train: Examples, validation: Examples | None) -> Fit:
