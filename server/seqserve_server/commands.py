@@ -56,7 +56,7 @@ def serve(
     max_message_bytes: Annotated[
         int,
         typer.Option(
-            envvar="SEQSERVE_MAX_MESSAGE_BYTES", min=1, help="The longest request that is read."
+            envvar="SEQSERVE_MAX_MESSAGE_BYTES", min=1, help="The longest request accepted."
         ),
     ] = options.MAX_MESSAGE_BYTES,
     max_request_sequences: Annotated[

@@ -34,7 +34,7 @@ class Settings:
     lanes: int = field(default_factory=cores.granted)
     """Batches that run at the same time, a core each."""
     max_message_bytes: int = options.MAX_MESSAGE_BYTES
-    """The longest request that is read."""
+    """The longest request accepted; one up to twice as long is read, to be refused with words."""
     max_request_sequences: int = options.MAX_REQUEST_SEQUENCES
     """Sequences of one request."""
     max_request_steps: int = options.MAX_REQUEST_STEPS
@@ -76,4 +76,6 @@ class Settings:
     @property
     def request_limits(self) -> RequestLimits:
         """What one request may hold."""
-        return RequestLimits(self.max_request_sequences, self.max_request_steps)
+        return RequestLimits(
+            self.max_request_sequences, self.max_request_steps, self.max_message_bytes
+        )

@@ -14,6 +14,9 @@ from seqserve_server.options import Transport
 
 _log = logging.getLogger(__name__)
 
+_MOST_BYTES = 2**31 - 1
+"""What the option can say."""
+
 
 def resolve(transport: Transport) -> Transport:
     """The transport that will be used: NATIVE or GRPCIO.
@@ -36,9 +39,13 @@ def resolve(transport: Transport) -> Transport:
 
 
 def create(transport: Transport, max_message_bytes: int) -> grpc.aio.Server:
-    """A server without servicers or port yet; to be called on the event loop it will run on."""
+    """A server without servicers or port yet; to be called on the event loop it will run on.
+
+    A message over the limit is read up to twice of it, so that the servicers can refuse it with
+    words; beyond that the transport does, with RESOURCE_EXHAUSTED.
+    """
     options = [
-        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", min(2 * max_message_bytes, _MOST_BYTES)),
         ("grpc.max_send_message_length", -1),
         # With it two servers would share a port, and each get some of the other's calls.
         ("grpc.so_reuseport", 0),

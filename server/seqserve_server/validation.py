@@ -20,6 +20,8 @@ class RequestLimits:
     """Sequences of a request."""
     max_steps: int
     """Steps of all its sequences together."""
+    max_bytes: int
+    """Bytes of its message."""
 
 
 def check_model_name(name: str) -> None:
@@ -33,6 +35,20 @@ def check_model_name(name: str) -> None:
             f"{name[:128]!a} cannot name a model: 1 to 128 of A-Z a-z 0-9 . _ - are allowed, "
             "beginning with a letter or digit",
             field="model_name",
+        )
+
+
+def check_size(size: int, limits: RequestLimits, field: str) -> None:
+    """Refuses a message of more bytes than a request may have.
+
+    Raises:
+        InvalidRequest: it has more.
+    """
+    if size > limits.max_bytes:
+        raise InvalidRequest(
+            f"a message of {size} bytes; at most {limits.max_bytes} are accepted "
+            "(--max-message-bytes)",
+            field=field,
         )
 
 

@@ -162,13 +162,24 @@ def test_a_request_over_a_limit_is_told_which(
     assert fitting.answers.labels
 
 
-def test_a_message_over_the_limit_is_refused_by_the_transport(
+def test_a_message_over_the_limit_is_told_the_limit(run_server: RunServer, models: Path) -> None:
+    request = _classify(_batch(200))
+    with run_server(models, max_message_bytes=2000) as server:
+        error = server.refusal(request)
+
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.message == (
+        f"a message of {request.ByteSize()} bytes; at most 2000 are accepted (--max-message-bytes)"
+    )
+
+
+def test_a_message_of_twice_the_limit_is_refused_by_the_transport(
     run_server: RunServer, models: Path
 ) -> None:
     with run_server(models, max_message_bytes=2000) as server:
-        error = server.refusal(_classify(_batch(200)))
+        error = server.refusal(_classify(_batch(400)))
         fitting = server.classifier.Classify(_classify(_batch(100)), timeout=TIMEOUT_S)
 
     assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "2000" in error.message
+    assert "4000" in error.message
     assert fitting.answers.labels

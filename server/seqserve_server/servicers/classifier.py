@@ -6,6 +6,7 @@ from seqserve.v1 import classifier_pb2, classifier_pb2_grpc
 from seqserve_server.engine import Engine
 from seqserve_server.servicers import wire
 from seqserve_server.status import Context, answering
+from seqserve_server.validation import check_size
 
 
 class SequenceClassifierServicer(classifier_pb2_grpc.SequenceClassifierServicer):
@@ -23,6 +24,7 @@ class SequenceClassifierServicer(classifier_pb2_grpc.SequenceClassifierServicer)
         self, request: classifier_pb2.ClassifyRequest, context: Context
     ) -> classifier_pb2.ClassifyResponse:
         """Whole sequences in, an answer for each, in order."""
+        check_size(request.ByteSize(), self._engine.limits, "sequences")
         model = self._engine.model(request.model_name, request.model_version)
         sequences = wire.decode(request.sequences, model, self._engine.limits, "sequences")
         answers = await self._engine.classify(
@@ -40,6 +42,7 @@ class SequenceClassifierServicer(classifier_pb2_grpc.SequenceClassifierServicer)
         self, request: classifier_pb2.AdvanceRequest, context: Context
     ) -> classifier_pb2.AdvanceResponse:
         """New steps and tokens in; answers so far and the next tokens out."""
+        check_size(request.ByteSize(), self._engine.limits, "steps")
         model, tokens = self._engine.model_of_tokens(
             request.model_name, request.model_version, request.tokens
         )
