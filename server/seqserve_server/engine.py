@@ -15,11 +15,10 @@ from seqserve.ragged import RaggedBatch
 from seqserve_server import validation
 from seqserve_server.answers import Answers, answer
 from seqserve_server.errors import Draining, InvalidRequest, ModelNotFound
-from seqserve_server.scheduler import Scheduler
+from seqserve_server.scheduling.work import Scheduler, Work, parts
 from seqserve_server.served_model import ServedModel
 from seqserve_server.tokens import InvalidToken, Token, TokenSealer
 from seqserve_server.validation import RequestLimits
-from seqserve_server.work import Work, parts
 
 Find = Callable[[str, int], ServedModel]
 """The served version of a model, the newest for 0; raises ModelNotFound or ModelLoading."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 
@@ -24,7 +25,8 @@ from seqserve_server.engine import Engine
 from seqserve_server.errors import RepositoryMissing
 from seqserve_server.health import Health
 from seqserve_server.repository import Entry, Repository
-from seqserve_server.scheduler import Scheduler
+from seqserve_server.scheduling.scheduler import LaneScheduler
+from seqserve_server.scheduling.work import Scheduler
 from seqserve_server.servicers.catalog import ModelCatalogServicer
 from seqserve_server.servicers.classifier import SequenceClassifierServicer
 from seqserve_server.servicers.operations import ModelRepositoryServicer
@@ -60,9 +62,16 @@ class Server:
     Args:
         settings: What it is told.
         open_session: Opens models in onnxruntime; as the settings say by default.
+        make_scheduler: Another scheduler than the server's own.
     """
 
-    def __init__(self, settings: Settings, *, open_session: OpenSession | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        open_session: OpenSession | None = None,
+        make_scheduler: Callable[[Settings], Scheduler] | None = None,
+    ) -> None:
         self.settings = settings
         self.port = 0
         self._open_session = open_session
@@ -73,7 +82,7 @@ class Server:
             lambda folder: loading.load(folder, self._opener()),
             lambda: self._health.publish(self._repository.entries()),
         )
-        self._scheduler = Scheduler(lanes=settings.lanes, max_queue_steps=settings.max_queue_steps)
+        self._scheduler = (make_scheduler or _scheduler)(settings)
         self._engine = Engine(
             self._repository.find,
             self._scheduler,
@@ -184,3 +193,7 @@ class Server:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(SERVICES, server)
+
+
+def _scheduler(settings: Settings) -> Scheduler:
+    return LaneScheduler(lanes=settings.lanes, max_queue_steps=settings.max_queue_steps)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from seqserve_server.backlog import MAX_RETRY_S, MIN_RETRY_S, Backlog
 from seqserve_server.errors import QueueFull
+from seqserve_server.scheduling.backlog import MAX_RETRY_S, MIN_RETRY_S, Backlog
 
 
 @dataclass(frozen=True, eq=False)

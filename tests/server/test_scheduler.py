@@ -14,8 +14,8 @@ import pytest
 from seqserve.graph import Outputs, State
 from seqserve.ragged import RaggedBatch
 from seqserve_server.errors import DeadlineSpent, Draining, QueueFull
-from seqserve_server.scheduler import Scheduler
-from seqserve_server.work import Work
+from seqserve_server.scheduling.scheduler import LaneScheduler
+from seqserve_server.scheduling.work import Work
 
 TIMEOUT_S = 60.0
 
@@ -55,10 +55,10 @@ def _work(runner: Runner, value: float, *, steps: int = 1, deadline: float = mat
 @asynccontextmanager
 async def _scheduler(
     *, lanes: int = 1, max_queue_steps: int = 100, now: list[float] | None = None
-) -> AsyncIterator[Scheduler]:
+) -> AsyncIterator[LaneScheduler]:
     """`now` is a clock moved by hand."""
     clock = now or [0.0]
-    scheduler = Scheduler(lanes=lanes, max_queue_steps=max_queue_steps, clock=lambda: clock[0])
+    scheduler = LaneScheduler(lanes=lanes, max_queue_steps=max_queue_steps, clock=lambda: clock[0])
     scheduler.start()
     yield scheduler
     await scheduler.close()

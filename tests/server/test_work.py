@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqserve.ragged import RaggedBatch
-from seqserve_server.work import parts
+from seqserve_server.scheduling.work import parts
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 200))

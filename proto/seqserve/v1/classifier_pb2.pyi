@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from seqserve.v1 import sequences_pb2 as _sequences_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ServiceClass:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ServiceClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ServiceClass.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SERVICE_CLASS_UNSPECIFIED: _ServiceClass.ValueType  # 0
+    """As SERVICE_CLASS_INTERACTIVE."""
+    SERVICE_CLASS_INTERACTIVE: _ServiceClass.ValueType  # 1
+    """Somebody waits."""
+    SERVICE_CLASS_BULK: _ServiceClass.ValueType  # 2
+    """Takes only what interactive calls leave; for jobs, which wait for a whole file."""
+
+class ServiceClass(_ServiceClass, metaclass=_ServiceClassEnumTypeWrapper):
+    """How urgent the answer is."""
+
+SERVICE_CLASS_UNSPECIFIED: ServiceClass.ValueType  # 0
+"""As SERVICE_CLASS_INTERACTIVE."""
+SERVICE_CLASS_INTERACTIVE: ServiceClass.ValueType  # 1
+"""Somebody waits."""
+SERVICE_CLASS_BULK: ServiceClass.ValueType  # 2
+"""Takes only what interactive calls leave; for jobs, which wait for a whole file."""
+Global___ServiceClass: _TypeAlias = ServiceClass  # noqa: Y015
+
 @_typing.final
 class ClassifyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -27,6 +52,7 @@ class ClassifyRequest(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     SEQUENCES_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
+    SERVICE_CLASS_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """The model's name in the repository: 1 to 128 of A-Z a-z 0-9 . _ - and the first of
     them a letter or digit.
@@ -37,6 +63,8 @@ class ClassifyRequest(_message.Message):
     """How many classes an answer names, from 1 to the number of classes; 0 for the whole
     distribution.
     """
+    service_class: Global___ServiceClass.ValueType
+    """Whether this call goes before others or behind them."""
     @_builtins.property
     def sequences(self) -> _sequences_pb2.RaggedBatch:
         """Feature vectors, for a model whose manifest has `input.features`."""
@@ -48,10 +76,11 @@ class ClassifyRequest(_message.Message):
         model_version: _builtins.int = ...,
         sequences: _sequences_pb2.RaggedBatch | None = ...,
         top_k: _builtins.int = ...,
+        service_class: Global___ServiceClass.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "sequences", b"sequences"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "model_name", b"model_name", "model_version", b"model_version", "sequences", b"sequences", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "model_name", b"model_name", "model_version", b"model_version", "sequences", b"sequences", "service_class", b"service_class", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["sequences"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015

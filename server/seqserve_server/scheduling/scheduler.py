@@ -16,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from seqserve.graph import Outputs
-from seqserve_server.backlog import Backlog
 from seqserve_server.errors import DeadlineSpent, Draining
-from seqserve_server.work import Work
+from seqserve_server.scheduling.backlog import Backlog
+from seqserve_server.scheduling.work import Work
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class _Ticket:
 _Settled = list[tuple[_Ticket, Outputs | Exception]]
 
 
-class Scheduler:
+class LaneScheduler:
     """Runs work on lanes, each piece as a batch of its own.
 
     Args:

@@ -1,13 +1,25 @@
-"""What the engine asks of the scheduler: rows of one model to advance, by when."""
+"""What the engine asks of a scheduler: rows of one model to advance, by when."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
+from enum import IntEnum
 from itertools import pairwise
+from typing import Protocol
 
-from seqserve.graph import State
+from seqserve.graph import Outputs, State
 from seqserve.ragged import RaggedBatch
 from seqserve_server.runner import Runner
+
+
+class ServiceClass(IntEnum):
+    """How urgent work is."""
+
+    INTERACTIVE = 0
+    """Somebody waits."""
+    BULK = 1
+    """Takes only what interactive work leaves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +34,32 @@ class Work:
     """The rows' state before them; None where every row is new."""
     deadline: float
     """When nobody waits for it any more, on the monotonic clock; infinite without one."""
+    service_class: ServiceClass = ServiceClass.INTERACTIVE
+    """Whether it goes before other work or behind it."""
+
+
+class Scheduler(Protocol):
+    """Runs work; on one event loop."""
+
+    def start(self) -> None:
+        """Begins to run; to be called on the event loop that will submit."""
+        ...
+
+    def submit(self, work: Work) -> asyncio.Future[Outputs]:
+        """The outputs that the work will have; cancel it and the work is dropped.
+
+        The future raises DeadlineSpent where the deadline passes first, Draining where the
+        scheduler is closed first, and what the runner raises.
+
+        Raises:
+            QueueFull: as much waits as may, or it would wait past its deadline.
+            Draining: the scheduler is closed.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Lets what runs finish, and gives up what waits."""
+        ...
 
 
 def parts(batch: RaggedBatch, max_row_steps: int) -> list[RaggedBatch]:
