@@ -70,13 +70,19 @@ class GraphRunner:
     """
 
     def __init__(self, graph: Graph, session_run: SessionRun) -> None:
-        self._tensors = list(graph.state)
+        self.state_tensors: Sequence[StateTensor] = tuple(graph.state)
+        """What is carried from run to run; nothing for a bidirectional model."""
         self._minimum_rows = graph.minimum_rows
         self._session_run = session_run
-        self._output_names = [LOGITS, PROBABILITIES, *map(state_output, self._tensors)]
+        self._output_names = [LOGITS, PROBABILITIES, *map(state_output, self.state_tensors)]
 
     def __call__(
-        self, values: Array, lengths: NDArray[np.int32], state: State | None = None
+        self,
+        values: Array,
+        lengths: NDArray[np.int32],
+        state: State | None = None,
+        *,
+        keep_state: bool = True,
     ) -> Outputs:
         """Advances every row by its length.
 
@@ -84,6 +90,7 @@ class GraphRunner:
             values: (batch, time, features), float32; what lies beyond a row's length is ignored.
             lengths: (batch,), int32, each from 1 to time.
             state: As an earlier run left it; None before the sequences' first step.
+            keep_state: Whether the state after the run is wanted.
         """
         rows = len(values)
         if state is None:
@@ -91,14 +98,15 @@ class GraphRunner:
         if rows < self._minimum_rows:
             # A twin of the row: some kernels take another path, with other rounding, at one row.
             twins = np.zeros(self._minimum_rows, np.int64)
-            outputs = self._run(values[twins], lengths[twins], self.take_rows(state, twins))
+            twin_state = self.take_rows(state, twins)
+            outputs = self._run(values[twins], lengths[twins], twin_state, keep_state)
             first = np.arange(rows)
             return Outputs(
                 outputs.logits[first],
                 outputs.probabilities[first],
-                self.take_rows(outputs.state, first),
+                self.take_rows(outputs.state, first) if keep_state else {},
             )
-        return self._run(values, lengths, state)
+        return self._run(values, lengths, state, keep_state)
 
     def initial_state(self, rows: int) -> dict[str, Array]:
         """The state of `rows` sequences before their first step."""
@@ -106,20 +114,23 @@ class GraphRunner:
             tensor.name: np.full(
                 [rows if size == -1 else size for size in tensor.dims], tensor.initial, np.float32
             )
-            for tensor in self._tensors
+            for tensor in self.state_tensors
         }
 
     def take_rows(self, state: State, rows: NDArray[np.int64]) -> dict[str, Array]:
         """The state of the sequences at `rows` alone, in that order."""
         return {
             tensor.name: state[tensor.name].take(rows, axis=batch_axis(tensor))
-            for tensor in self._tensors
+            for tensor in self.state_tensors
         }
 
-    def _run(self, values: Array, lengths: NDArray[np.int32], state: State) -> Outputs:
+    def _run(
+        self, values: Array, lengths: NDArray[np.int32], state: State, keep_state: bool
+    ) -> Outputs:
         feed: dict[str, NDArray[Any]] = {VALUES: values, LENGTHS: lengths}
-        for tensor in self._tensors:
+        for tensor in self.state_tensors:
             feed[state_input(tensor)] = state[tensor.name]
-        logits, probabilities, *states = self._session_run(self._output_names, feed)
-        names = (tensor.name for tensor in self._tensors)
-        return Outputs(logits, probabilities, dict(zip(names, states, strict=True)))
+        names = self._output_names if keep_state else self._output_names[:2]
+        logits, probabilities, *states = self._session_run(names, feed)
+        kept = zip((tensor.name for tensor in self.state_tensors), states, strict=False)
+        return Outputs(logits, probabilities, dict(kept))

@@ -10,11 +10,15 @@ CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 
 
-def granted() -> int:
-    """Whole cores that this process may keep busy, at least 1."""
+def granted(processes: int = 1) -> int:
+    """Whole cores that this process may keep busy, at least 1.
+
+    Args:
+        processes: Among how many the cores are divided.
+    """
     affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     cores = len(affinity) if affinity else os.cpu_count() or 1
-    return max(1, int(min(cores, quota())))
+    return max(1, int(min(cores, quota())) // processes)
 
 
 def quota(cgroups: Path = CGROUPS, own_cgroup: Path = OWN_CGROUP) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +15,7 @@ from seqserve.ragged import RaggedBatch
 from seqserve_server import validation
 from seqserve_server.answers import Answers, answer
 from seqserve_server.errors import Draining, InvalidRequest, ModelNotFound
-from seqserve_server.scheduling.work import Scheduler, Work, parts
+from seqserve_server.scheduling.work import Scheduler, ServiceClass, Work, parts
 from seqserve_server.served_model import ServedModel
 from seqserve_server.tokens import InvalidToken, Token, TokenSealer
 from seqserve_server.validation import RequestLimits
@@ -118,7 +118,13 @@ class Engine:
         return model, opened
 
     async def classify(
-        self, model: ServedModel, sequences: RaggedBatch, *, top_k: int, deadline: float
+        self,
+        model: ServedModel,
+        sequences: RaggedBatch,
+        *,
+        top_k: int,
+        deadline: float,
+        service_class: ServiceClass = ServiceClass.INTERACTIVE,
     ) -> Answers:
         """An answer for each sequence, in order.
 
@@ -127,14 +133,14 @@ class Engine:
             sequences: Whole sequences.
             top_k: How many classes to name; 0 for the whole distribution.
             deadline: When the caller stops waiting, on the monotonic clock.
+            service_class: Whether it goes before other calls or behind them.
 
         Raises:
             InvalidRequest, QueueFull, DeadlineSpent, Draining.
         """
         self._check(model, sequences, top_k, "sequences")
         outputs = await self._run(
-            Work(model.runner, part, None, deadline)
-            for part in parts(sequences, model.runner.max_row_steps)
+            [Work(model.runner, part, None, deadline, service_class) for part in parts(sequences)]
         )
         return _answers(model, outputs, top_k)
 
@@ -169,10 +175,15 @@ class Engine:
         self._check(model, steps, top_k, "steps")
         states = iter([token.state if token else None for token in tokens])
         outputs = await self._run(
-            Work(
-                model.runner, part, model.state_codec.state([*islice(states, len(part))]), deadline
-            )
-            for part in parts(steps, model.runner.max_row_steps)
+            [
+                Work(
+                    model.runner,
+                    part,
+                    model.state_codec.state([*islice(states, len(part))]),
+                    deadline,
+                )
+                for part in parts(steps)
+            ]
         )
         before = [token.steps if token else 0 for token in tokens]
         total = [old + new for old, new in zip(before, steps.lengths.tolist(), strict=True)]
@@ -197,11 +208,21 @@ class Engine:
                 f"the token of sequence {index} {error}", field=f"tokens[{index}]"
             ) from error
 
-    async def _run(self, works: Iterable[Work]) -> list[Outputs]:
+    async def _run(self, works: Sequence[Work]) -> list[Outputs]:
         """The outputs of every part, or of none: where one fails, the others are dropped."""
-        futures: list[asyncio.Future[Outputs]] = []
         self._calls += 1
         self._idle.clear()
+        try:
+            if len(works) == 1:  # as nearly always
+                return [await self._scheduler.submit(works[0])]
+            return await self._run_parts(works)
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+    async def _run_parts(self, works: Sequence[Work]) -> list[Outputs]:
+        futures: list[asyncio.Future[Outputs]] = []
         try:
             # A loop, not a comprehension: what was submitted before QueueFull is to be dropped.
             for work in works:
@@ -211,9 +232,6 @@ class Engine:
             for future in futures:
                 if not future.cancel() and not future.cancelled():
                     future.exception()  # or asyncio complains that nobody looked
-            self._calls -= 1
-            if not self._calls:
-                self._idle.set()
 
 
 def _answers(model: ServedModel, outputs: list[Outputs], top_k: int) -> Answers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from pathlib import Path
 
 from seqserve import artifact
@@ -11,7 +12,8 @@ from seqserve.errors import GoldenMismatch, InvalidArtifact
 from seqserve.golden import GoldenSet, Proof, prove, require
 from seqserve.graph import GraphRunner
 from seqserve.v1.manifest_pb2 import Cell, ModelManifest
-from seqserve_server.runner import OnnxRunner
+from seqserve_server.runner import Runner
+from seqserve_server.scheduling.warmup import warm_up
 from seqserve_server.served_model import ServedModel
 from seqserve_server.sessions import CPU, OpenSession, Session
 
@@ -45,12 +47,20 @@ def load(folder: Path, open_session: OpenSession) -> tuple[ServedModel, Proof]:
     provider = session.get_providers()[0]
     graph = GraphRunner(manifest.graph, session.run)
     proof = _prove(manifest, folder, graph, provider)
+    runner = Runner(
+        graph,
+        features=manifest.input.features.size,
+        classes=len(manifest.labels),
+        max_row_steps=max(1, RUN_BYTES // _row_step_bytes(manifest)),
+        cost_clock=time.thread_time if provider == CPU else time.perf_counter,
+    )
+    warm_up(runner)
     model = ServedModel(
         manifest=manifest,
         digest=artifact.digest(folder),
         execution_provider=provider,
         graph=graph,
-        runner=OnnxRunner(graph, max_row_steps=max(1, RUN_BYTES // _row_step_bytes(manifest))),
+        runner=runner,
     )
     return model, proof
 

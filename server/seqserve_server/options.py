@@ -9,9 +9,23 @@ MAX_MESSAGE_BYTES = 64 << 20
 MAX_REQUEST_SEQUENCES = 16_384
 MAX_REQUEST_STEPS = 524_288
 MAX_QUEUE_STEPS = 2_097_152
+PROCESSES = 1
+BULK_PATIENCE_S = 10.0
 TOKEN_LIFETIME_S = 86_400.0
 DRAIN_PAUSE_S = 0.0
 DRAIN_GRACE_S = 30.0
+STATS_INTERVAL_S = 0.0
+
+
+class Panel(StrEnum):
+    """What the options are sorted by in the help."""
+
+    PORT = "The port"
+    MODELS = "The models"
+    WORK = "Work and its order"
+    LIMITS = "Limits"
+    LIVE = "Live sequences"
+    OPERATION = "Operation"
 
 
 class ExecutionProvider(StrEnum):

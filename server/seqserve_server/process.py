@@ -1,4 +1,8 @@
-"""The server as a process: log lines for people, signals, drain, exit."""
+"""The server as a process: log lines for people, signals, drain, exit.
+
+What imports onnxruntime is imported by `run` alone: a process that only starts others has no use
+for it.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +11,41 @@ import logging
 import signal
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from seqserve_server.repository import State
-from seqserve_server.serving import Server
 from seqserve_server.settings import Settings
+
+if TYPE_CHECKING:
+    from seqserve_server.serving import Server
 
 _log = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def log_to_stderr(level: str) -> None:
+@dataclass(frozen=True)
+class Offer:
+    """What a server has to offer once everything is loaded."""
+
+    ready: tuple[str, ...]
+    """The models that answer, as `speakers 3`."""
+    refused: int
+    """Versions that were not good."""
+
+
+def log_to_stderr(level: str, speaker: str = "") -> None:
     """Sends the server's log lines to stderr.
 
     Args:
         level: The least important that is shown, as `info`.
+        speaker: Whose lines they are, as `process 2: `, where there are several.
     """
     logging.basicConfig(
         stream=sys.stderr,
         level=level.upper(),
-        format="%(asctime)s %(levelname)s %(message)s",
+        format=f"%(asctime)s %(levelname)s {speaker}%(message)s",
     )
 
 
@@ -38,51 +56,101 @@ async def serve(settings: Settings) -> None:
         CannotStart: says why.
     """
     begin = time.monotonic()
-    signalled = _signalled()
-    server = Server(settings)
-    await server.start()
-    try:
-        ready: asyncio.Future[Any] = asyncio.ensure_future(server.ready())
-        await asyncio.wait({ready, signalled}, return_when=asyncio.FIRST_COMPLETED)
-        if ready.done():
-            ready.result()
-            _log_ready(server, time.monotonic() - begin)
-        received = await signalled
-        _log.info(
-            "%s: draining; running calls have %g s to finish",
-            received.name,
-            settings.drain_pause_s + settings.drain_grace_s,
-        )
-    finally:
-        await server.stop()
+    await run(
+        settings,
+        signalled(),
+        on_ready=lambda offer: log_ready(offer, time.monotonic() - begin, settings),
+    )
     _log.info("stopped")
 
 
-def _signalled() -> asyncio.Future[Any]:
+async def run(
+    settings: Settings,
+    told_to_stop: asyncio.Future[str],
+    *,
+    on_listening: Callable[[], None] = lambda: None,
+    on_ready: Callable[[Offer], None],
+    listen_at_once: bool = True,
+) -> None:
+    """Serves until told to stop, then drains.
+
+    Args:
+        settings: What the server is told.
+        told_to_stop: Settled with the reason.
+        on_listening: Called when it listens.
+        on_ready: Called when every model is ready or refused; never if it is told to stop before.
+        listen_at_once: Else it listens when it is ready: calls are not to come here before that,
+            for others on the same port can answer them.
+
+    Raises:
+        CannotStart: says why.
+    """
+    from seqserve_server.serving import Server
+
+    server = Server(settings)
+    if listen_at_once:
+        await server.start()
+    else:
+        await server.load()
+    try:
+        if listen_at_once:
+            on_listening()
+        loaded = asyncio.ensure_future(server.ready())
+        first: list[asyncio.Future[Any]] = [loaded, told_to_stop]
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if loaded.done():
+            loaded.result()
+            if not listen_at_once:
+                await server.listen()
+                on_listening()
+            on_ready(_offer(server))
+        log_draining(await told_to_stop, settings)
+    finally:
+        await server.stop()
+
+
+def signalled() -> asyncio.Future[str]:
+    """Settled with its name when the first of SIGNALS comes; the second ends the process."""
     loop = asyncio.get_running_loop()
-    received: asyncio.Future[Any] = loop.create_future()
+    received: asyncio.Future[str] = loop.create_future()
 
     def receive(number: signal.Signals) -> None:
-        received.set_result(number)
-        for each in _SIGNALS:
+        if not received.done():
+            received.set_result(number.name)
+        for each in SIGNALS:
             loop.remove_signal_handler(each)
             signal.signal(each, signal.SIG_DFL)
 
-    for number in _SIGNALS:
+    for number in SIGNALS:
         loop.add_signal_handler(number, receive, number)
     return received
 
 
-def _log_ready(server: Server, seconds: float) -> None:
-    ready = [entry for entry in server.entries if entry.state is State.READY]
-    refused = sum(entry.state is State.FAILED for entry in server.entries)
-    if ready:
-        names = ", ".join(f"{entry.name} {entry.version}" for entry in ready)
-        _log.info("ready in %.2f s: %s", seconds, names)
+def log_ready(offer: Offer, seconds: float, settings: Settings) -> None:
+    """Says what is served, or why nothing is."""
+    if offer.ready:
+        _log.info("ready in %.2f s: %s", seconds, ", ".join(offer.ready))
     else:
         _log.error(
             "no model can be served: %s; still listening",
-            f"{refused} refused, see above"
-            if refused
-            else f"{server.settings.repository} has none; publish one with seqserve train",
+            f"{offer.refused} refused, see above"
+            if offer.refused
+            else f"{settings.repository} has none; publish one with seqserve train",
         )
+
+
+def log_draining(reason: str, settings: Settings) -> None:
+    """Says that the end has begun."""
+    _log.info(
+        "%s: draining; running calls have %g s to finish",
+        reason,
+        settings.drain_pause_s + settings.drain_grace_s,
+    )
+
+
+def _offer(server: Server) -> Offer:
+    from seqserve_server.repository import State
+
+    ready = [entry for entry in server.entries if entry.state is State.READY]
+    refused = sum(entry.state is State.FAILED for entry in server.entries)
+    return Offer(tuple(f"{entry.name} {entry.version}" for entry in ready), refused)

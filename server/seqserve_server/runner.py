@@ -1,52 +1,34 @@
-"""One method: advance these rows by these steps."""
+"""How a served model is run: its graph, what its rows consist of, and what running them costs."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-import numpy as np
-
-from seqserve.graph import Array, GraphRunner, Outputs, State
-from seqserve.ragged import RaggedBatch
+from seqserve.graph import GraphRunner
+from seqserve_server.scheduling.cost import CostModel
 
 
-class Runner(Protocol):
-    """Advances rows of one model; lanes may call it at the same time."""
+@dataclass(frozen=True, eq=False)
+class Runner:
+    """Runs rows of one model; equal only to itself. Lanes use it at the same time."""
+
+    graph: GraphRunner
+    """Calls the model's session."""
+    features: int
+    """Features a step."""
+    classes: int
+    """Columns of the logits."""
+    max_row_steps: int
+    """Rows times steps, padding included, that one run may hold; one row always may."""
+    cost_clock: Callable[[], float] = time.thread_time
+    """What runs are timed with. A lane's own processor time is not disturbed by what else the
+    machine does; where the work is done elsewhere it says nothing, and wall time is to be taken."""
+    cost: CostModel = field(default_factory=CostModel)
+    """What its runs cost, kept current by those that run it."""
 
     @property
-    def max_row_steps(self) -> int:
-        """Rows times steps, padding included, that one call may hold; one row always may."""
-        ...
-
-    def advance(self, rows: RaggedBatch, state: State | None) -> Outputs:
-        """Advances every row by its steps.
-
-        Args:
-            rows: The next steps of each row.
-            state: As an earlier call left it; None before the rows' first step.
-        """
-        ...
-
-
-class OnnxRunner:
-    """Rows advanced by onnxruntime, padded to the longest.
-
-    Args:
-        graph: Calls the model's session.
-        max_row_steps: As in `Runner`.
-    """
-
-    def __init__(self, graph: GraphRunner, max_row_steps: int) -> None:
-        self._graph = graph
-        self.max_row_steps = max_row_steps
-
-    def advance(self, rows: RaggedBatch, state: State | None) -> Outputs:
-        """As `Runner.advance`."""
-        return self._graph(_padded(rows), rows.lengths.astype(np.int32), state)
-
-
-def _padded(rows: RaggedBatch) -> Array:
-    longest = int(rows.lengths.max())
-    if longest * len(rows) == rows.steps:  # all of one length, as a single row is: no copy
-        return rows.values.reshape(len(rows), longest, rows.features)
-    return rows.padded(longest)
+    def whole(self) -> bool:
+        """Whether rows must run to their end at once: nothing carries their state."""
+        return not self.graph.state_tensors

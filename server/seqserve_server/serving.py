@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
@@ -91,6 +92,7 @@ class Server:
         )
         self._grpc: grpc.aio.Server | None = None
         self._loading: asyncio.Task[None] | None = None
+        self._reporting: asyncio.Task[None] | None = None
 
     @property
     def address(self) -> str:
@@ -108,30 +110,55 @@ class Server:
         Raises:
             CannotStart: says why.
         """
+        self._check()
+        await self.listen()
+        await self.load()
+
+    async def load(self) -> None:
+        """Begins to load, without listening yet.
+
+        Raises:
+            CannotStart: says why.
+        """
+        self._check()
         settings = self.settings
-        if not settings.repository.is_dir():
-            raise RepositoryMissing(f"{settings.repository}: there is no such folder")
-        self._open_session = self._open_session or sessions.opener(settings.execution_provider)
-        chosen = transport.resolve(settings.transport)
-        server = transport.create(chosen, settings.max_message_bytes)
-        self._add_servicers(server)
-        await self._health.publish([])
-        self.port = transport.bind(server, settings.address)
-        await server.start()
-        self._grpc = server
         self._scheduler.start()
         self._loading = asyncio.create_task(self._repository.reload())
+        if settings.stats_interval_s and isinstance(self._scheduler, LaneScheduler):
+            self._reporting = asyncio.create_task(_report(self._scheduler, settings))
+
+    async def listen(self) -> None:
+        """Listens.
+
+        Raises:
+            CannotStart: says why.
+        """
+        settings = self.settings
+        chosen = transport.resolve(settings.transport)
+        server = transport.create(chosen, settings.max_message_bytes, processes=settings.processes)
+        self._add_servicers(server)
+        await self._health.publish(self._repository.entries())
+        self.port = transport.bind(server, settings.address, processes=settings.processes)
+        await server.start()
+        self._grpc = server
         if settings.token_key is None:
             _log.info(
                 "no --token-key-file: tokens of live sequences will hold on this process alone"
             )
-        _log.info(
-            "listening on %s (%s transport, %d %s)",
-            self.address,
-            chosen,
-            settings.lanes,
-            "lane" if settings.lanes == 1 else "lanes",
-        )
+        if settings.processes == 1:  # of several, the one that starts them says it for all
+            _log.info(
+                "listening on %s (%s transport, %d %s)",
+                self.address,
+                chosen,
+                settings.lanes,
+                "lane" if settings.lanes == 1 else "lanes",
+            )
+
+    def _check(self) -> None:
+        folder = self.settings.repository
+        if not folder.is_dir():
+            raise RepositoryMissing(f"{folder}: there is no such folder")
+        self._open_session = self._open_session or sessions.opener(self.settings.execution_provider)
 
     async def ready(self) -> None:
         """Waits until every version that the policy wants is ready or refused.
@@ -157,8 +184,9 @@ class Server:
             await asyncio.sleep(LINGER_S)
             await self._grpc.stop(CLOSE_S)
         await self._scheduler.close()
-        if self._loading is not None:
-            self._loading.cancel()
+        for task in (self._loading, self._reporting):
+            if task is not None:
+                task.cancel()
         await self._repository.close()
 
     async def __aenter__(self) -> Server:
@@ -196,4 +224,18 @@ class Server:
 
 
 def _scheduler(settings: Settings) -> Scheduler:
-    return LaneScheduler(lanes=settings.lanes, max_queue_steps=settings.max_queue_steps)
+    return LaneScheduler(
+        lanes=settings.lanes,
+        max_queue_steps=settings.max_queue_steps,
+        bulk_patience_s=settings.bulk_patience_s,
+    )
+
+
+async def _report(scheduler: LaneScheduler, settings: Settings) -> None:
+    """Logs what the lanes did, again and again."""
+    before, began = scheduler.stats(), time.monotonic()
+    while True:
+        await asyncio.sleep(settings.stats_interval_s)
+        stats, now = scheduler.stats(), time.monotonic()
+        _log.info("%s", stats.since(before).line(now - began))
+        before, began = stats, now

@@ -9,6 +9,7 @@ from typing import cast
 
 import grpc
 
+from seqserve_server import cores
 from seqserve_server.errors import AddressUnavailable, InvalidSetting
 from seqserve_server.options import Transport
 
@@ -16,6 +17,8 @@ _log = logging.getLogger(__name__)
 
 _MOST_BYTES = 2**31 - 1
 """What the option can say."""
+
+_MOST_IO_THREADS = 2
 
 
 def resolve(transport: Transport) -> Transport:
@@ -38,27 +41,40 @@ def resolve(transport: Transport) -> Transport:
     return Transport.NATIVE
 
 
-def create(transport: Transport, max_message_bytes: int) -> grpc.aio.Server:
+def create(transport: Transport, max_message_bytes: int, *, processes: int = 1) -> grpc.aio.Server:
     """A server without servicers or port yet; to be called on the event loop it will run on.
 
     A message over the limit is read up to twice of it, so that the servicers can refuse it with
     words; beyond that the transport does, with RESOURCE_EXHAUSTED.
+
+    Args:
+        transport: NATIVE or GRPCIO.
+        max_message_bytes: The limit.
+        processes: How many share the port and the cores, this one among them.
     """
     options = [
         ("grpc.max_receive_message_length", min(2 * max_message_bytes, _MOST_BYTES)),
         ("grpc.max_send_message_length", -1),
-        # With it two servers would share a port, and each get some of the other's calls.
-        ("grpc.so_reuseport", 0),
+        # With it two servers share a port, and each gets some of the other's calls.
+        ("grpc.so_reuseport", int(processes > 1)),
     ]
     if transport is Transport.NATIVE:
         import pygrpc_native.aio
 
-        return cast(grpc.aio.Server, pygrpc_native.aio.server(options=options))
+        # On one core a second thread only costs switches: half as much again a call, measured.
+        io_threads = min(cores.granted(processes), _MOST_IO_THREADS)
+        native = pygrpc_native.aio.Server(options=options, io_threads=io_threads)
+        return cast(grpc.aio.Server, native)
     return grpc.aio.server(options=options)
 
 
-def bind(server: grpc.aio.Server, address: str) -> int:
+def bind(server: grpc.aio.Server, address: str, *, processes: int = 1) -> int:
     """The port that the server now listens on.
+
+    Args:
+        server: Of `create`.
+        address: HOST:PORT; port 0 takes a free one.
+        processes: As `create` was told.
 
     Raises:
         AddressUnavailable: it is taken, or the host is not this one.
@@ -67,11 +83,10 @@ def bind(server: grpc.aio.Server, address: str) -> int:
     # Asked first because both transports report a failure on stderr by themselves, and
     # neither says the reason in its exception.
     try:
-        _check_free(host, port)
+        check_free(host, port, shared=processes > 1)
         return server.add_insecure_port(address)
     except OSError as error:
-        reason = error.strerror or error
-        raise AddressUnavailable(f"cannot listen on {address}: {reason}") from error
+        raise unavailable(address, error) from error
     except RuntimeError as error:
         raise AddressUnavailable(f"cannot listen on {address}: {error}") from error
 
@@ -91,12 +106,28 @@ def split_address(address: str) -> tuple[str, int]:
     return bare, int(port)
 
 
-def _check_free(host: str, port: int) -> None:
-    flags = socket.AI_PASSIVE
+def unavailable(address: str, error: OSError) -> AddressUnavailable:
+    """The error to raise where an address cannot be listened on."""
+    return AddressUnavailable(f"cannot listen on {address}: {error.strerror or error}")
+
+
+def check_free(host: str, port: int, *, shared: bool = False) -> None:
+    """Binds the address for a moment.
+
+    Args:
+        host: As `split_address` gives it.
+        port: Its port, 0 for any.
+        shared: Whether those that share a port may have it already.
+
+    Raises:
+        OSError: it is taken, or the host is not this one.
+    """
     for family, kind, protocol, _, target in socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=flags
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     ):
         with socket.socket(family, kind, protocol) as probe:
             # As every server does: a port whose last connections are just closing is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             probe.bind(target)

@@ -89,7 +89,7 @@ def check_batch(batch: RaggedBatch, model: ServedModel, limits: RequestLimits, f
             "(--max-request-steps)",
             field=f"{field}.lengths",
         )
-    if batch.lengths.max() > model.max_steps:
+    if batch.steps > model.max_steps and batch.lengths.max() > model.max_steps:
         index = int(np.argmax(batch.lengths > model.max_steps))
         raise InvalidRequest(
             f"sequence {index} has {batch.lengths[index]} steps; {model} accepts at most "

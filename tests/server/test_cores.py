@@ -73,3 +73,12 @@ def test_at_least_one_core_and_no_more_than_the_affinity_is_granted(
     assert cores.granted() == 1
     monkeypatch.setattr(cores, "quota", lambda: math.inf)
     assert cores.granted() == len(os.sched_getaffinity(0))
+
+
+def test_processes_divide_the_cores_and_have_one_each_at_least(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
+    monkeypatch.setattr(cores, "quota", lambda: 9.5)
+
+    assert [cores.granted(processes) for processes in (1, 2, 4, 16)] == [9, 4, 2, 1]

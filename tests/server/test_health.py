@@ -69,4 +69,5 @@ def test_reflection_tells_a_client_without_stubs_how_to_call(server: Running) ->
         "model_version",
         "sequences",
         "top_k",
+        "service_class",
     ]

@@ -1,12 +1,30 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 
-from seqserve_server import transport
+from seqserve_server import cores, transport
 from seqserve_server.errors import InvalidSetting
 from seqserve_server.options import Transport
+
+THREADS_OF_NATIVE = """
+import asyncio, os, sys
+from seqserve_server import transport
+from seqserve_server.options import Transport
+
+async def bind():
+    os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))
+    server = transport.create(Transport.NATIVE, 1 << 20, processes=int(sys.argv[2]))
+    before = len(os.listdir("/proc/self/task"))
+    transport.bind(server, "127.0.0.1:0")
+    print(len(os.listdir("/proc/self/task")) - before)
+
+asyncio.run(bind())
+"""
 
 
 @pytest.mark.parametrize(
@@ -42,3 +60,22 @@ def test_without_the_native_transport_grpcio_serves_and_says_so(
     assert "pygrpc-native is not installed" in caplog.text
     with pytest.raises(InvalidSetting, match="pip install"):
         transport.resolve(Transport.NATIVE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    ("most_cores", "processes"), [(1, 1), (2, 1), (2, 2)], ids=["one core", "two", "a core each"]
+)
+def test_the_native_transport_has_no_more_threads_than_cores(
+    most_cores: int, processes: int
+) -> None:
+    some = sorted(os.sched_getaffinity(0))[:most_cores]
+    ran = subprocess.run(
+        [sys.executable, "-c", THREADS_OF_NATIVE, ",".join(map(str, some)), str(processes)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+
+    granted = min(len(some), cores.granted())
+    assert int(ran.stdout) == max(1, granted // processes)

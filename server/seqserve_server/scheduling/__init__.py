@@ -1,1 +1,16 @@
-"""What runs next, and how far."""
+"""What runs next, and how far: continuous batching.
+
+    work          what the engine asks for: rows of a model, by when
+    scheduler     the thin loop: lanes (threads), futures, the way to and from the event loop
+    admission     whether work is let in
+    batcher       one model: pool + row store + graph
+    pool          which rows wait, are in play, run          pure: no threads, no clock
+    policy        which rows run together, and how far       a function
+    cost          what runs cost, fitted and kept current
+    row_store     the numbers of the rows in play
+    warmup        the turns that the costs are first fitted to
+    stats         counters
+    simulation    the same pool under a virtual clock
+
+Nothing here knows gRPC, and only the row store and the batcher know numbers.
+"""

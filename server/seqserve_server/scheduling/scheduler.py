@@ -1,9 +1,10 @@
-"""Which work runs next, and on which lane: threads around the backlog's policy.
+"""The thin loop: threads that take turns from the batchers, and the way to and from them.
 
-A lane is a thread that runs one batch at a time; onnxruntime lets go of the interpreter while
-it computes. The event loop and the lanes meet at the backlog, under one lock; what a lane has
-done crosses back to the loop in one call. Futures are touched on the loop alone, so that each
-settles exactly once, whoever comes first: the lane, the deadline or the caller who leaves.
+A lane is a thread that runs one turn at a time; onnxruntime lets go of the interpreter while it
+computes. The event loop hands work over through one queue and takes no lock; what a lane has
+settled crosses back to the loop in one call a turn. Futures and admission are touched on the loop
+alone, so that each settles exactly once, whoever comes first: the lane, the deadline or the
+caller who leaves.
 """
 
 from __future__ import annotations
@@ -13,46 +14,77 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from weakref import WeakKeyDictionary
 
 from seqserve.graph import Outputs
 from seqserve_server.errors import DeadlineSpent, Draining
-from seqserve_server.scheduling.backlog import Backlog
-from seqserve_server.scheduling.work import Work
+from seqserve_server.runner import Runner
+from seqserve_server.scheduling.admission import Admission
+from seqserve_server.scheduling.batcher import Batcher, Prepared, Settled, WorkTicket
+from seqserve_server.scheduling.row_store import Workspace
+from seqserve_server.scheduling.stats import Stats
+from seqserve_server.scheduling.ticket import Ticket
+from seqserve_server.scheduling.work import ServiceClass, Work
 
 _log = logging.getLogger(__name__)
 
 _JOIN_S = 10.0
+_OBSERVED_TURNS = 4
+"""The costs are learnt from one in so many."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Ticket:
-    """Work that waits, and what its caller waits for."""
+class _Answer(asyncio.Future[Outputs]):
+    """What a caller waits for; tells when the caller leaves, which costs others nothing."""
 
-    work: Work
-    future: asyncio.Future[Outputs]
-    steps: int
-    deadline: float
+    def __init__(self, leave: Callable[[_Submission], None], ticket: _Submission) -> None:
+        super().__init__()
+        self._leave = leave
+        self._ticket = ticket
+
+    def cancel(self, msg: object = None) -> bool:
+        cancelled = super().cancel(msg)
+        if cancelled:
+            self._leave(self._ticket)
+        return cancelled
 
 
-_Settled = list[tuple[_Ticket, Outputs | Exception]]
+class _Submission(WorkTicket):
+    """A ticket and what its caller waits for."""
+
+    __slots__ = ("answer",)
+
+    answer: _Answer
 
 
 class LaneScheduler:
-    """Runs work on lanes, each piece as a batch of its own.
+    """Runs work on lanes by continuous batching.
 
     Args:
-        lanes: How many batches run at the same time.
-        max_queue_steps: How many steps may wait for a lane.
-        clock: Monotonic, in seconds.
+        lanes: How many turns run at the same time.
+        max_queue_steps: How many steps may be under way.
+        bulk_patience_s: When bulk work counts as interactive.
+        clock: Monotonic, in seconds; that of the works' deadlines.
     """
 
     def __init__(
-        self, *, lanes: int, max_queue_steps: int, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        lanes: int,
+        max_queue_steps: int,
+        bulk_patience_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._backlog: Backlog[_Ticket] = Backlog(max_queue_steps, lanes)
+        self._admission = Admission(max_queue_steps, lanes)
+        self._bulk_patience_s = bulk_patience_s
         self._clock = clock
-        self._changed = threading.Condition()  # guards the backlog and `_closed`
+        self._inbox: SimpleQueue[_Submission | None] = SimpleQueue()
+        self._interactive_arrived = False
+        self._lock = threading.Lock()  # guards the batchers, the statistics and `_resting`
+        self._batchers: WeakKeyDictionary[Runner, Batcher] = WeakKeyDictionary()
+        self._stats = Stats()
+        self._resting = 0
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lanes = [
@@ -67,85 +99,164 @@ class LaneScheduler:
             lane.start()
 
     def submit(self, work: Work) -> asyncio.Future[Outputs]:
-        """The outputs that the work will have; cancel it and the work is dropped.
+        """As `Scheduler.submit`."""
+        if self._closed:
+            raise Draining
+        now = self._clock()
+        ticket = _Submission(work, now)
+        self._admission.enter(ticket, work.runner.cost, now)
+        ticket.answer = _Answer(self._left, ticket)
+        self._inbox.put(ticket)
+        if work.service_class is ServiceClass.INTERACTIVE:
+            self._interactive_arrived = True
+        return ticket.answer
 
-        The future raises DeadlineSpent where the deadline passes first, Draining where the
-        scheduler is closed first, and what the runner raises.
-
-        Raises:
-            QueueFull: as much waits as may.
-            Draining: the scheduler is closed.
-        """
-        assert self._loop is not None, "start() comes first"
-        ticket = _Ticket(work, self._loop.create_future(), work.rows.steps, work.deadline)
-        with self._changed:
-            if self._closed:
-                raise Draining
-            self._backlog.add(ticket)
-            self._changed.notify()
-        ticket.future.add_done_callback(lambda future: self._left(ticket, future))
-        return ticket.future
+    def stats(self) -> Stats:
+        """What the lanes did so far."""
+        with self._lock:
+            return self._stats.copy()
 
     async def close(self) -> None:
         """Lets the lanes finish what they run, and gives up what waits."""
-        with self._changed:
-            self._closed = True
-            left = self._backlog.clear()
-            self._changed.notify_all()
+        self._closed = True
+        with self._lock:
+            self._take_in()
+            left = self._clear()
         self._settle([(ticket, Draining()) for ticket in left])
+        self._inbox.put(None)
         for lane in self._lanes:
             if lane.is_alive():
                 await asyncio.to_thread(lane.join, _JOIN_S)
             if lane.is_alive():
                 _log.warning("%s still runs after %g s; it is left behind", lane.name, _JOIN_S)
 
-    def _left(self, ticket: _Ticket, future: asyncio.Future[Outputs]) -> None:
-        """Makes room at once where the caller has gone."""
-        if future.cancelled():
-            with self._changed:
-                self._backlog.drop(ticket)
+    def _left(self, ticket: _Submission) -> None:
+        """A caller has gone: its rows are let go at the next border."""
+        self._admission.leave(ticket)
+        ticket.gone = True
+        self._inbox.put(ticket)
 
     def _run_lane(self) -> None:
-        while (ticket := self._next()) is not None:
-            self._cross([(ticket, self._run(ticket))])
-            del ticket  # or a lane that waits would keep its last batch alive
+        workspace = Workspace()
+        prepared: Prepared | None = None
+        while True:
+            try:
+                prepared = self._border(prepared, workspace)
+                if prepared is not None:
+                    prepared.batcher.run(prepared, self._go_on(prepared))
+                elif self._closed:
+                    self._inbox.put(None)  # for the other lanes
+                    return
+                else:
+                    self._rest()
+            except Exception as error:
+                _log.exception("%s failed; its work is given up", threading.current_thread().name)
+                prepared = None
+                with self._lock:
+                    self._cross([(ticket, error) for ticket in self._clear()])
+                    self._batchers = WeakKeyDictionary()
 
-    def _next(self) -> _Ticket | None:
-        """Waits for the next work; None once the scheduler is closed."""
-        with self._changed:
+    def _border(self, ran: Prepared | None, workspace: Workspace) -> Prepared | None:
+        """Between two turns: what ran is settled, what came is taken in, what runs next chosen."""
+        reached = self._clock()
+        with self._lock:
+            if ran is not None:
+                settled = ran.batcher.finish(ran)
+                now = self._clock()
+                self._note(ran, now)
+                self._stats.answered([len(ticket.lengths) for ticket, _ in settled])
+                self._cross(settled)
+            else:
+                now = reached
+            self._take_in()
+            prepared = self._prepare(now, workspace)
+            if prepared is None:
+                self._resting += 1
+            elif self._resting and self._has_more():
+                self._inbox.put(None)  # wakes a lane that rests
+            self._stats.around_s += self._clock() - reached
+        return prepared
+
+    def _note(self, ran: Prepared, now: float) -> None:
+        """What a turn did, for statistics and costs."""
+        useful_steps = ran.useful_steps
+        cost = ran.batcher.pool.cost
+        self._stats.ran(ran.batches_run, useful_steps, ran.run_s)
+        cost.keep_pace(useful_steps, now - ran.began_s)
+        if self._stats.turns % _OBSERVED_TURNS == 0 and ran.error is None:
+            cost.observe(ran.spent())
+
+    def _prepare(self, now: float, workspace: Workspace) -> Prepared | None:
+        """The next turn of the model whose row is due first."""
+        busy = [batcher for batcher in self._batchers.values() if not batcher.pool.idle]
+        for batcher in busy:
+            if expired := batcher.admit(now):
+                self._cross([(ticket, DeadlineSpent()) for ticket in expired])
+        if len(busy) > 1:
+            busy.sort(key=lambda batcher: batcher.pool.urgency(now))
+        for batcher in busy:
+            if prepared := batcher.prepare(now, workspace):
+                self._stats.waited(prepared.turn.waited_s)
+                return prepared
+        return None
+
+    def _has_more(self) -> bool:
+        return any(batcher.pool.has_ready for batcher in self._batchers.values())
+
+    def _go_on(self, prepared: Prepared) -> Callable[[], bool]:
+        """Whether a turn may run its next batch: a bulk one yields to whoever waits."""
+        if prepared.turn.service_class is ServiceClass.BULK:
+            return lambda: not self._interactive_arrived
+        return lambda: True
+
+    def _rest(self) -> None:
+        """Waits until something comes."""
+        began = self._clock()
+        ticket = self._inbox.get()
+        with self._lock:
+            self._resting -= 1
+            self._stats.idle_s += self._clock() - began
+            if ticket is not None:
+                self._take(ticket)
+
+    def _take_in(self) -> None:
+        """Takes over what came since the last border."""
+        self._interactive_arrived = False
+        with suppress(Empty):  # a lane that rests may be quicker
             while True:
-                ticket, expired = self._backlog.take(self._clock())
-                if expired:
-                    self._cross([(late, DeadlineSpent()) for late in expired])
-                if ticket is None:
-                    if self._closed:
-                        return None
-                    self._changed.wait()
-                elif not ticket.future.cancelled():  # its caller may have left this moment
-                    return ticket
+                if (ticket := self._inbox.get_nowait()) is not None:
+                    self._take(ticket)
 
-    def _run(self, ticket: _Ticket) -> Outputs | Exception:
-        work, begin = ticket.work, self._clock()
-        try:
-            outputs = work.runner.advance(work.rows, work.state)
-        except Exception as error:  # whatever it is, its caller is told, and the lane goes on
-            return error
-        with self._changed:
-            self._backlog.ran(ticket.steps, self._clock() - begin)
-        return outputs
+    def _take(self, ticket: _Submission) -> None:
+        runner = ticket.work.runner
+        batcher = self._batchers.get(runner)
+        if batcher is None:
+            batcher = Batcher(runner, lanes=len(self._lanes), bulk_patience_s=self._bulk_patience_s)
+            self._batchers[runner] = batcher
+        if ticket.gone:
+            batcher.pool.drop(ticket)
+        else:
+            batcher.pool.add(ticket)
 
-    def _cross(self, done: _Settled) -> None:
+    def _clear(self) -> list[Ticket]:
+        return [t for batcher in self._batchers.values() for t in batcher.pool.clear()]
+
+    def _cross(self, settled: Settled) -> None:
+        if not settled:
+            return
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(self._settle, done)
+            self._loop.call_soon_threadsafe(self._settle, settled)
         except RuntimeError:
-            _log.warning("%d results came after the event loop was closed", len(done))
+            _log.warning("%d results came after the event loop was closed", len(settled))
 
-    def _settle(self, done: _Settled) -> None:
-        for ticket, outcome in done:
-            if ticket.future.done():  # its caller has gone
+    def _settle(self, settled: Settled) -> None:
+        for ticket, outcome in settled:
+            assert isinstance(ticket, _Submission)
+            self._admission.leave(ticket)
+            if ticket.answer.done():  # its caller has gone
                 continue
             if isinstance(outcome, Exception):
-                ticket.future.set_exception(outcome)
+                ticket.answer.set_exception(outcome)
             else:
-                ticket.future.set_result(outcome)
+                ticket.answer.set_result(outcome)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import pairwise
 from typing import Protocol
 
 from seqserve.graph import Outputs, State
 from seqserve.ragged import RaggedBatch
 from seqserve_server.runner import Runner
+
+MAX_ROWS = 256
+"""Rows that work may have: a scheduler has room for as many of every model."""
 
 
 class ServiceClass(IntEnum):
@@ -29,7 +31,7 @@ class Work:
     runner: Runner
     """Runs the model."""
     rows: RaggedBatch
-    """The steps to advance each row by."""
+    """At most MAX_ROWS. The steps to advance each row by."""
     state: State | None
     """The rows' state before them; None where every row is new."""
     deadline: float
@@ -62,24 +64,9 @@ class Scheduler(Protocol):
         ...
 
 
-def parts(batch: RaggedBatch, max_row_steps: int) -> list[RaggedBatch]:
-    """Cuts a request, in its order, into parts that one run can hold.
-
-    A run takes rows times the longest of them, so a few long rows among many short ones take
-    far more than their steps: this is what bounds the memory that a caller can make us use.
-
-    Args:
-        batch: The request's sequences.
-        max_row_steps: Rows times longest that a part may have; a single row always is one.
-    """
-    longest = int(batch.lengths.max())
-    if longest * len(batch) <= max_row_steps:  # as nearly every request is
+def parts(batch: RaggedBatch) -> list[RaggedBatch]:
+    """Cuts a request, in its order, into parts of at most MAX_ROWS sequences."""
+    if len(batch) <= MAX_ROWS:  # as nearly every request is
         return [batch]
-    borders, longest = [0], 0
-    for index, length in enumerate(batch.lengths.tolist()):
-        longest = max(longest, length)
-        if index > borders[-1] and longest * (index + 1 - borders[-1]) > max_row_steps:
-            borders.append(index)
-            longest = length
-    borders.append(len(batch))
-    return [batch.slice(start, stop) for start, stop in pairwise(borders)]
+    starts = range(0, len(batch), MAX_ROWS)
+    return [batch.slice(start, min(start + MAX_ROWS, len(batch))) for start in starts]

@@ -28,7 +28,11 @@ class SequenceClassifierServicer(classifier_pb2_grpc.SequenceClassifierServicer)
         model = self._engine.model(request.model_name, request.model_version)
         sequences = wire.decode(request.sequences, model, self._engine.limits, "sequences")
         answers = await self._engine.classify(
-            model, sequences, top_k=request.top_k, deadline=wire.deadline(context)
+            model,
+            sequences,
+            top_k=request.top_k,
+            deadline=wire.deadline(context),
+            service_class=wire.service_class(request.service_class),
         )
         return classifier_pb2.ClassifyResponse(
             model_name=model.name,

@@ -7,9 +7,10 @@ import time
 
 from seqserve import ragged
 from seqserve.errors import InvalidRagged
-from seqserve.v1 import sequences_pb2
+from seqserve.v1 import classifier_pb2, sequences_pb2
 from seqserve_server.answers import Answers
 from seqserve_server.errors import InvalidRequest
+from seqserve_server.scheduling.work import ServiceClass
 from seqserve_server.served_model import ServedModel
 from seqserve_server.status import Context
 from seqserve_server.validation import RequestLimits, check_sequence_count
@@ -45,6 +46,29 @@ def encode(answers: Answers) -> sequences_pb2.Answers:
         probabilities=ragged.encode_matrix(answers.probabilities),
         logits=ragged.encode_matrix(answers.logits),
     )
+
+
+_SERVICE_CLASSES: dict[int, ServiceClass] = {
+    classifier_pb2.SERVICE_CLASS_UNSPECIFIED: ServiceClass.INTERACTIVE,
+    classifier_pb2.SERVICE_CLASS_INTERACTIVE: ServiceClass.INTERACTIVE,
+    classifier_pb2.SERVICE_CLASS_BULK: ServiceClass.BULK,
+}
+
+
+def service_class(number: int) -> ServiceClass:
+    """How urgent a request is.
+
+    Raises:
+        InvalidRequest: this server knows no such class.
+    """
+    known = _SERVICE_CLASSES.get(number)
+    if known is None:
+        raise InvalidRequest(
+            f"service_class is {number}; this server knows "
+            f"{', '.join(f'{each} for {name.name}' for each, name in _SERVICE_CLASSES.items())}",
+            field="service_class",
+        )
+    return known
 
 
 def deadline(context: Context) -> float:

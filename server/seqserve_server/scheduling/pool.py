@@ -1,0 +1,392 @@
+"""The rows of one model: those that wait, those in play, those that run. No threads, no clock.
+
+Tickets wait in order of arrival until there is room, a slot a row. Rows with a slot are in play:
+each turn takes some of them, and between turns they are all alike, begun or not. This is the
+whole of the policy's memory; the same object runs in the server and in the simulator.
+
+Every row has a due date: its arrival, and a multiple of what it would cost alone. So short rows
+pass long ones, but only those that came within that time: later ones are due later. Bulk rows are
+due later by a patience, and run when no interactive row is ready or their patience has run out.
+
+The bound: once a row is past its due date, only rows that are due before it are taken ahead of it,
+of which none arrive any more; each turn takes the first of them. So a row with a slot waits no
+longer than its allowance and the time that the rows due before it take, which the bounds on slots
+and queue limit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqserve_server.scheduling.cost import CostModel
+from seqserve_server.scheduling.policy import Run, group
+from seqserve_server.scheduling.ticket import Ticket
+from seqserve_server.scheduling.work import ServiceClass
+
+STRETCH = 8.0
+"""How many times its lone cost a row's due date is after its arrival."""
+
+_TURN_SHARE = 0.05
+"""Of a turn, what its own fixed cost may be: how long a turn is."""
+_BACKLOG_SHARE = 0.1
+"""Of the time that everything in play will take, what a turn may be longer for."""
+_KEPT_FROM_BULK = 0.25
+"""Of the room in play, what bulk tickets leave free."""
+
+Slots = NDArray[np.int64]
+_NOWHERE: Slots = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a turn that run together: from `first` to before `stop`, in the turn's arrays."""
+
+    first: int
+    stop: int
+    steps: int
+    """How many steps are computed for each of its rows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """What one lane does next: batches one after the other."""
+
+    batches: list[Batch]
+    slots: Slots
+    """(rows,), where the rows are, batch after batch."""
+    advance: NDArray[np.int64]
+    """(rows,), how far each row goes, at most its batch's steps."""
+    begun: NDArray[np.bool_]
+    """(rows,), which have a state from an earlier turn."""
+    ends: NDArray[np.bool_]
+    """(rows,), which reach their end."""
+    waited_s: NDArray[np.float64]
+    """How long the rows that have not begun waited since they came."""
+    service_class: ServiceClass
+    """The more urgent of those in it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Tickets, and where their rows are."""
+
+    tickets: list[Ticket]
+    slots: Slots
+    """Those of the tickets' rows, one ticket after the other."""
+
+
+class Pool:
+    """The rows of one model.
+
+    Args:
+        cost: What running them costs.
+        slots: How many rows may be in play; no ticket may have more.
+        steps: How many steps the rows in play may have together, at their arrival; a ticket
+            with more is in play alone.
+        whole: Whether rows must run to their end at once.
+        max_row_steps: Rows times steps that a batch may hold; one row always may.
+        lanes: How many lanes share the rows.
+        bulk_patience_s: When bulk rows count as interactive.
+    """
+
+    def __init__(
+        self,
+        cost: CostModel,
+        *,
+        slots: int,
+        steps: int,
+        whole: bool,
+        max_row_steps: int,
+        lanes: int = 1,
+        bulk_patience_s: float = 10.0,
+    ) -> None:
+        self.cost = cost
+        self._whole = whole
+        self._max_row_steps = max_row_steps
+        self._max_steps = steps
+        self._lanes = lanes
+        self._bulk_patience_s = bulk_patience_s
+        self._waiting: tuple[deque[Ticket], ...] = tuple(deque() for _ in ServiceClass)
+        self._in_play: dict[Ticket, None] = {}
+        self._deadlines = False  # whether any ticket in play has one
+        self._steps = 0
+        self._free = np.arange(slots)[::-1].copy()
+        self._free_count = slots
+        self._owner: list[Ticket | None] = [None] * slots
+        self._remaining = np.zeros(slots, np.int64)
+        self._arrived = np.zeros(slots)
+        self._due = np.zeros(slots)
+        self._bulk = np.zeros(slots, np.bool_)
+        self._begun = np.zeros(slots, np.bool_)
+        self._ready = np.zeros(slots, np.bool_)
+        self._running = np.zeros(slots, np.bool_)
+        self._leaving: list[Ticket] = []
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits, is in play or runs."""
+        return not (self._in_play or any(self._waiting))
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether a turn could be had now, as far as rows in play are concerned."""
+        return bool(self._ready.any())
+
+    def urgency(self, now: float) -> tuple[bool, float]:
+        """Less is more urgent: whether bulk rows alone are ready, and when the first is due."""
+        ready = np.flatnonzero(self._ready)
+        if not len(ready):
+            return True, math.inf
+        due = self._due[ready]
+        bulk = self._bulk[ready] & (due > now)
+        return bool(bulk.all()), float(due.min() if bulk.all() else due[~bulk].min())
+
+    def add(self, ticket: Ticket) -> None:
+        """Takes a ticket in, behind those of its class."""
+        self._waiting[ticket.service_class].append(ticket)
+
+    def drop(self, ticket: Ticket) -> None:
+        """Lets go of a ticket that nobody waits for; rows that run, when they have run."""
+        ticket.gone = True
+        if ticket in self._in_play and ticket not in self._leaving:
+            self._ready[ticket.slots] = False
+            self._leaving.append(ticket)
+            self._let_go()
+
+    def admit(self, now: float) -> tuple[Group, list[Ticket]]:
+        """The tickets whose rows are in play from now on, and those that expired instead.
+
+        To be called before `turn`. Tickets in play that expired are let go as well.
+        """
+        expired = self._expire(now) if self._deadlines else []
+        admitted: list[Ticket] = []
+        interactive, bulk = self._waiting
+        overdue = bool(bulk) and bulk[0].arrived + self._bulk_patience_s <= now
+        # Bulk tickets that waited long enough go first, others last. Whoever does not fit is not
+        # overtaken: it might never fit again.
+        if overdue and not self._let_in(bulk, now, admitted, expired, overdue=True):
+            pass
+        elif self._let_in(interactive, now, admitted, expired):
+            self._let_in(bulk, now, admitted, expired, kept=_KEPT_FROM_BULK)
+        return Group(admitted, self._play(admitted)), expired
+
+    def turn(self, now: float) -> Turn | None:
+        """What a lane does next; its rows are no others' until `done`."""
+        ready = np.flatnonzero(self._ready)
+        if not len(ready):
+            return None
+        service_class = ServiceClass.INTERACTIVE
+        bulk = self._bulk[ready]
+        if bulk.any():
+            urgent = ready[~bulk | (self._due[ready] <= now)]
+            if len(urgent):
+                ready = urgent
+            else:
+                service_class = ServiceClass.BULK
+        remaining = self._remaining[ready]
+        runs = group(
+            remaining,
+            self._due[ready],
+            self.cost,
+            whole=self._whole,
+            budget_s=self._budget_s(int(remaining.sum())),
+            max_row_steps=self._max_row_steps,
+        )
+        return self._begin(ready, runs, service_class, now)
+
+    def done(self, turn: Turn, ran: int) -> Group:
+        """Takes note of a turn of which the first `ran` batches have run; the others wait on.
+
+        Returns the tickets that are now complete; others may get their slots at the next `admit`.
+        """
+        rows = turn.batches[ran - 1].stop if ran else 0
+        slots, ends = turn.slots[:rows], turn.ends[:rows]
+        self._running[turn.slots] = False
+        self._remaining[slots] -= turn.advance[:rows]
+        self._begun[slots] = True
+        self._ready[slots[~ends]] = True
+        self._ready[turn.slots[rows:]] = True
+        owner = self._owner
+        complete: list[Ticket] = []
+        for ticket, count in Counter([owner[slot] for slot in slots[ends].tolist()]).items():
+            assert ticket is not None
+            ticket.pending -= count
+            if not ticket.pending and not ticket.gone:
+                complete.append(ticket)
+        released = self._release(complete)
+        if self._leaving:
+            for ticket in self._leaving:
+                self._ready[ticket.slots] = False
+            self._let_go()
+        return Group(complete, released)
+
+    def owners(self, slots: Slots) -> list[Ticket]:
+        """The tickets in play that have a row in one of `slots`, and that somebody waits for."""
+        tickets = dict.fromkeys(self._owner[slot] for slot in slots.tolist())
+        return [ticket for ticket in tickets if ticket is not None and not ticket.gone]
+
+    def rows_in_play(self, but: Collection[Ticket] = ()) -> tuple[Slots, NDArray[np.int64]]:
+        """The slots of the tickets in play, and the steps that each row still has to go.
+
+        Args:
+            but: Tickets to leave out.
+        """
+        slots = [ticket.slots for ticket in self._in_play if ticket not in but]
+        joined = np.concatenate(slots) if slots else _NOWHERE
+        return joined, self._remaining[joined]
+
+    def clear(self) -> list[Ticket]:
+        """Every ticket that waits or is in play; none of them will be complete."""
+        left = [ticket for waiting in self._waiting for ticket in waiting if not ticket.gone]
+        for waiting in self._waiting:
+            waiting.clear()
+        for ticket in list(self._in_play):
+            if not ticket.gone:
+                left.append(ticket)
+                self.drop(ticket)
+        return left
+
+    def _let_in(
+        self,
+        waiting: deque[Ticket],
+        now: float,
+        admitted: list[Ticket],
+        expired: list[Ticket],
+        *,
+        kept: float = 0.0,
+        overdue: bool = False,
+    ) -> bool:
+        """Moves tickets from the head of a queue to `admitted`, as long as there is room.
+
+        Args:
+            waiting: The queue.
+            now: Tickets that are not wanted any more move to `expired` instead.
+            admitted: Those that have room already, not in play yet.
+            expired: Those that came too late.
+            kept: Of the room, what is to be left free.
+            overdue: Only those that waited for longer than the patience.
+
+        Returns:
+            Whether none is left for want of room.
+        """
+        free = self._free_count - sum(len(ticket.lengths) for ticket in admitted)
+        steps = self._steps + sum(ticket.steps for ticket in admitted)
+        least_free = kept * len(self._ready)
+        most_steps = (1 - kept) * self._max_steps
+        while waiting:
+            ticket = waiting[0]
+            rows = len(ticket.lengths)
+            alone = not admitted and not self._in_play
+            if ticket.gone:
+                waiting.popleft()
+            elif ticket.deadline <= now:
+                ticket.gone = True
+                expired.append(waiting.popleft())
+            elif overdue and ticket.arrived + self._bulk_patience_s > now:
+                return True
+            elif alone or (free - rows >= least_free and steps + ticket.steps <= most_steps):
+                free -= rows
+                steps += ticket.steps
+                admitted.append(waiting.popleft())
+            else:
+                return False
+        return True
+
+    def _expire(self, now: float) -> list[Ticket]:
+        expired = [t for t in self._in_play if t.deadline <= now and not t.gone]
+        for ticket in expired:
+            self.drop(ticket)
+        self._deadlines = any(ticket.deadline < math.inf for ticket in self._in_play)
+        return expired
+
+    def _play(self, tickets: list[Ticket]) -> Slots:
+        """Gives slots to the rows of tickets, all at once."""
+        if not tickets:
+            return _NOWHERE
+        lengths = np.concatenate([ticket.lengths for ticket in tickets])
+        counts = [len(ticket.lengths) for ticket in tickets]
+        self._free_count -= len(lengths)
+        slots = self._free[self._free_count : self._free_count + len(lengths)].copy()
+        places = slots.tolist()
+        arrived, bulk = [], []
+        start = 0
+        for ticket, count in zip(tickets, counts, strict=True):
+            stop = start + count
+            ticket.slots = slots[start:stop]
+            for place in places[start:stop]:
+                self._owner[place] = ticket
+            self._in_play[ticket] = None
+            self._steps += ticket.steps
+            self._deadlines = self._deadlines or ticket.deadline < math.inf
+            arrived.append(ticket.arrived)
+            bulk.append(ticket.service_class is ServiceClass.BULK)
+            start = stop
+        now = self.cost.now
+        allowance = STRETCH * (now.step + now.row_step) * lengths
+        self._remaining[slots] = lengths
+        self._arrived[slots] = np.repeat(arrived, counts)
+        self._bulk[slots] = np.repeat(bulk, counts)
+        patience = self._bulk_patience_s * self._bulk[slots]
+        self._due[slots] = self._arrived[slots] + allowance + patience
+        self._begun[slots] = False
+        self._ready[slots] = True
+        return slots
+
+    def _let_go(self) -> None:
+        """Frees the slots of tickets that are leaving, once none of their rows runs."""
+        still = [ticket for ticket in self._leaving if self._running[ticket.slots].any()]
+        if len(still) < len(self._leaving):
+            self._release([ticket for ticket in self._leaving if ticket not in still])
+            self._leaving = still
+
+    def _release(self, tickets: list[Ticket]) -> Slots:
+        if not tickets:
+            return _NOWHERE
+        slots = np.concatenate([ticket.slots for ticket in tickets])
+        for ticket in tickets:
+            del self._in_play[ticket]
+            self._steps -= ticket.steps
+        for slot in slots.tolist():
+            self._owner[slot] = None
+        self._ready[slots] = False
+        self._free[self._free_count : self._free_count + len(slots)] = slots
+        self._free_count += len(slots)
+        return slots
+
+    def _begin(
+        self, ready: Slots, runs: list[Run], service_class: ServiceClass, now: float
+    ) -> Turn:
+        counts = [len(run.rows) for run in runs]
+        slots = ready[np.concatenate([run.rows for run in runs])]
+        steps = np.repeat([run.steps for run in runs], counts)
+        remaining = self._remaining[slots]
+        begun = self._begun[slots]
+        self._ready[slots] = False
+        self._running[slots] = True
+        stops = accumulate(counts)
+        batches = [
+            Batch(stop - count, stop, run.steps)
+            for run, count, stop in zip(runs, counts, stops, strict=True)
+        ]
+        return Turn(
+            batches=batches,
+            slots=slots,
+            advance=np.minimum(remaining, steps),
+            begun=begun,
+            ends=remaining <= steps,
+            waited_s=now - self._arrived[slots[~begun]],
+            service_class=service_class,
+        )
+
+    def _budget_s(self, ready_steps: int) -> float:
+        """How long the turn may take: its own cost a small part of it, or of what is waiting."""
+        all_s = ready_steps * self.cost.seconds_per_step
+        longest = max(self.cost.now.turn / _TURN_SHARE, _BACKLOG_SHARE * all_s)
+        return min(longest, all_s / self._lanes)

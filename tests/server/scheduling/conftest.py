@@ -1,0 +1,33 @@
+"""Runners of real models, warmed up as the server does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from seqserve import artifact
+from seqserve_server.loading import load
+from seqserve_server.options import ExecutionProvider
+from seqserve_server.runner import Runner
+from seqserve_server.sessions import opener
+
+
+@pytest.fixture(scope="session")
+def real_runner(models: Path) -> Callable[[str], Runner]:
+    """The runner of one of MODELS."""
+
+    @cache
+    def runner(name: str) -> Runner:
+        folder = artifact.version_path(models, name, 1)
+        return load(folder, opener(ExecutionProvider.CPU))[0].runner
+
+    return runner
+
+
+@pytest.fixture
+def small_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row stores made from now on hold the steps of a few rows only, so that they fill up."""
+    monkeypatch.setattr("seqserve_server.scheduling.row_store._STORE_BYTES", 8 * 2 * 300)

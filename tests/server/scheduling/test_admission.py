@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seqserve_server.errors import QueueFull
+from seqserve_server.scheduling.admission import MAX_RETRY_S, MIN_RETRY_S, Admission
+from seqserve_server.scheduling.cost import DEFAULT, CostModel
+from seqserve_server.scheduling.ticket import Ticket
+from seqserve_server.scheduling.work import ServiceClass
+
+BULK = ServiceClass.BULK
+
+
+def _cost(seconds_per_step: float = 1e-3) -> CostModel:
+    cost = CostModel(DEFAULT)
+    cost.seconds_per_step = seconds_per_step
+    return cost
+
+
+def _ticket(
+    *lengths: int, deadline: float = math.inf, service_class: ServiceClass = ServiceClass.INTERACTIVE
+) -> Ticket:
+    return Ticket(np.array(lengths), 0.0, service_class, deadline)
+
+
+def _refusal(admission: Admission, ticket: Ticket, cost: CostModel, now: float = 0.0) -> QueueFull:
+    with pytest.raises(QueueFull) as raised:
+        admission.enter(ticket, cost, now)
+    return raised.value
+
+
+def test_steps_are_let_in_up_to_the_bound_and_not_one_more() -> None:
+    admission = Admission(max_steps=10, lanes=1)
+    admission.enter(_ticket(3, 3), _cost(), 0.0)
+    admission.enter(_ticket(4), _cost(), 0.0)
+
+    assert admission.steps == 10
+    refusal = _refusal(admission, _ticket(1), _cost())
+    assert str(refusal) == "10 steps are under way and 1 more do not fit into a queue of 10"
+    assert admission.steps == 10
+
+
+def test_who_leaves_makes_room_and_leaving_twice_makes_no_more() -> None:
+    admission = Admission(max_steps=10, lanes=1)
+    stays, leaves = _ticket(5), _ticket(5)
+    for ticket in (stays, leaves):
+        admission.enter(ticket, _cost(), 0.0)
+    admission.leave(leaves)
+    admission.leave(leaves)
+
+    assert admission.steps == 5
+    admission.enter(_ticket(5), _cost(), 0.0)
+    _refusal(admission, _ticket(1), _cost())
+
+
+def test_who_was_refused_leaves_nothing_behind() -> None:
+    admission = Admission(max_steps=10, lanes=1)
+    refused = _ticket(11)
+    _refusal(admission, refused, _cost())
+    admission.leave(refused)
+
+    assert admission.steps == 0
+
+
+def test_the_wait_told_is_half_of_what_is_under_way() -> None:
+    admission = Admission(max_steps=1000, lanes=2)
+    admission.enter(_ticket(600), _cost(1e-3), 0.0)
+    admission.enter(_ticket(400, service_class=BULK), _cost(2e-3), 0.0)
+
+    refusal = _refusal(admission, _ticket(1), _cost())
+    assert refusal.retry_after_s == pytest.approx((0.6 + 0.8) / 2 / 2)
+
+
+def test_a_deadline_that_cannot_be_made_is_refused_with_when_to_come_again() -> None:
+    admission = Admission(max_steps=100_000, lanes=2)
+    admission.enter(_ticket(4000), _cost(), 0.0)  # 2 s of two lanes
+
+    refusal = _refusal(admission, _ticket(2000, deadline=12.5), _cost(), now=10.0)  # 1 s more
+    assert refusal.retry_after_s == pytest.approx(0.5)
+    assert "take about 3 s, 2 s of it waiting, and the deadline is in 2.5 s" in str(refusal)
+    admission.enter(_ticket(2000, deadline=13.1), _cost(), 10.0)
+
+
+def test_who_sets_no_deadline_waits_however_long() -> None:
+    admission = Admission(max_steps=100_000, lanes=1)
+    admission.enter(_ticket(90_000), _cost(1.0), 0.0)
+    admission.enter(_ticket(1000), _cost(1.0), 0.0)
+
+    assert admission.steps == 91_000
+
+
+def test_a_deadline_too_short_for_the_work_alone_is_refused_by_an_idle_server() -> None:
+    admission, cost = Admission(max_steps=1000, lanes=8), _cost(1e-9)
+
+    _refusal(admission, _ticket(500, deadline=cost.alone_s(500) * 0.9), cost)
+    admission.enter(_ticket(500, deadline=cost.alone_s(500) * 1.1), cost, 0.0)
+
+
+def test_bulk_work_is_not_ahead_of_interactive_work() -> None:
+    admission = Admission(max_steps=100_000, lanes=1)
+    admission.enter(_ticket(50_000, service_class=BULK), _cost(), 0.0)
+
+    admission.enter(_ticket(100, deadline=1.0), _cost(), 0.0)
+    _refusal(admission, _ticket(100, deadline=1.0, service_class=BULK), _cost())
+
+
+def test_interactive_work_is_ahead_of_bulk_work() -> None:
+    admission = Admission(max_steps=100_000, lanes=1)
+    admission.enter(_ticket(5000), _cost(), 0.0)
+
+    _refusal(admission, _ticket(100, deadline=1.0, service_class=BULK), _cost())
+
+
+def test_who_has_left_is_not_waited_for() -> None:
+    admission = Admission(max_steps=100_000, lanes=1)
+    admission.enter(gone := _ticket(50_000), _cost(), 0.0)
+    _refusal(admission, _ticket(100, deadline=1.0), _cost())
+    admission.leave(gone)
+
+    admission.enter(_ticket(100, deadline=1.0), _cost(), 0.0)
+
+
+def test_a_cost_that_changes_in_between_leaves_nothing_behind() -> None:
+    admission, cost = Admission(max_steps=100_000, lanes=1), _cost(1.0)
+    admission.enter(gone := _ticket(5000), cost, 0.0)
+    cost.seconds_per_step = 1e-6
+    admission.leave(gone)
+
+    admission.enter(_ticket(100, deadline=0.01), cost, 0.0)
+
+
+@given(st.floats(1e-12, 1e12), st.integers(1, 10**6), st.floats(-1e6, 1e12))
+def test_the_wait_told_is_never_absurd(
+    seconds_per_step: float, steps: int, deadline: float
+) -> None:
+    admission, cost = Admission(max_steps=steps, lanes=1), _cost(seconds_per_step)
+    admission.enter(_ticket(steps), cost, 0.0)
+
+    for ticket in (_ticket(1), _ticket(1, deadline=deadline)):
+        assert MIN_RETRY_S <= _refusal(admission, ticket, cost).retry_after_s <= MAX_RETRY_S
+
+
+def test_after_any_coming_and_going_nothing_is_left() -> None:
+    admission, draw = Admission(max_steps=500, lanes=3), random.Random(0)
+    inside: list[Ticket] = []
+    for _ in range(20_000):
+        ticket = _ticket(draw.randint(1, 60), service_class=draw.choice(list(ServiceClass)))
+        try:
+            admission.enter(ticket, _cost(draw.random()), 0.0)
+            inside.append(ticket)
+        except QueueFull:
+            admission.leave(inside.pop(draw.randrange(len(inside))))
+        assert admission.steps == sum(each.steps for each in inside) <= 500
+    for ticket in inside:
+        admission.leave(ticket)
+
+    assert admission.steps == 0
+    admission.enter(_ticket(1, deadline=1.0), _cost(1e-6), 0.0)
