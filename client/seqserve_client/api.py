@@ -22,6 +22,7 @@ from seqserve_client.errors import (
     Violation,
 )
 from seqserve_client.live import AsyncLiveSequence, LiveSequence, Progress
+from seqserve_client.service_class import ServiceClass
 
 __all__ = [
     "Answer",
@@ -46,6 +47,7 @@ __all__ = [
     "ReplicasDisagree",
     "SeqserveError",
     "ServerFault",
+    "ServiceClass",
     "Unauthenticated",
     "Unavailable",
     "Violation",

@@ -17,14 +17,27 @@ from seqserve.v1.catalog_pb2_grpc import ModelCatalogStub
 from seqserve.v1.classifier_pb2 import ClassifyRequest, ClassifyResponse
 from seqserve.v1.classifier_pb2_grpc import SequenceClassifierStub
 from seqserve_client import defaults, live
-from seqserve_client.batching import Answered, Piece, Sequences, as_batch, cut, outdated
+from seqserve_client.async_coalescing import AsyncCoalescer
+from seqserve_client.batching import (
+    Answered,
+    Piece,
+    Sequences,
+    as_batch,
+    checked_class,
+    checked_number,
+    cut,
+    outdated,
+    single,
+)
 from seqserve_client.catalog import ModelDescription, ModelStatus, statuses
 from seqserve_client.channel import Target, open_async_channel
 from seqserve_client.classification import Classification, merged
 from seqserve_client.deadline import Deadline
 from seqserve_client.errors import DeadlineExceeded, ModelNotFound, Unavailable
+from seqserve_client.gathering import Kind
 from seqserve_client.live import AsyncLiveSequence, Progress
 from seqserve_client.options import Metadata, Options
+from seqserve_client.service_class import ServiceClass
 from seqserve_client.status import typed_errors
 
 if TYPE_CHECKING:
@@ -54,6 +67,8 @@ class AsyncClient:
         max_request_sequences: Sequences of a request beyond which a batch is cut.
         max_request_steps: Steps of a request beyond which a batch is cut.
         max_in_flight: Requests of one call under way at a time.
+        coalesce_sequences: Calls of a single sequence that leave as one request, at most.
+        coalesce_delay_s: How long such a call waits for others.
 
     Raises:
         InvalidOptions: an option cannot be.
@@ -71,6 +86,8 @@ class AsyncClient:
         max_request_sequences: int = defaults.MAX_REQUEST_SEQUENCES,
         max_request_steps: int = defaults.MAX_REQUEST_STEPS,
         max_in_flight: int = defaults.MAX_IN_FLIGHT,
+        coalesce_sequences: int = defaults.COALESCE_SEQUENCES,
+        coalesce_delay_s: float = defaults.COALESCE_DELAY_S,
     ) -> None:
         self.options = Options(
             address=address,
@@ -81,8 +98,14 @@ class AsyncClient:
             max_request_sequences=max_request_sequences,
             max_request_steps=max_request_steps,
             max_in_flight=max_in_flight,
+            coalesce_sequences=coalesce_sequences,
+            coalesce_delay_s=coalesce_delay_s,
         )
         self._target = Target.parse(address)
+        self._coalescer = AsyncCoalescer(
+            self.options,
+            lambda request, deadline: self._call(self._classifier.Classify, request, deadline),
+        )
 
     async def __aenter__(self) -> Self:
         """The client itself."""
@@ -99,6 +122,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connections; calls under way are cancelled."""
+        self._coalescer.close()
         await self._channel.close(None)
 
     async def classify(
@@ -108,11 +132,26 @@ class AsyncClient:
         model: str,
         version: int = 0,
         top_k: int = 0,
+        service_class: ServiceClass | str = ServiceClass.INTERACTIVE,
         timeout_s: float | None = None,
     ) -> Classification:
         """Classifies whole sequences, as `Client.classify` does."""
         deadline = self.options.deadline(timeout_s)
-        pieces = cut(as_batch(sequences), self.options, model=model, version=version, top_k=top_k)
+        urgency = checked_class(service_class)
+        sequence = single(sequences)
+        if sequence is not None:
+            checked_number("version", version)
+            checked_number("top_k", top_k)
+            kind = Kind(model, version, top_k, urgency, sequence.shape[1])
+            return await self._coalescer.classify(sequence, kind, deadline)
+        pieces = cut(
+            as_batch(sequences),
+            self.options,
+            model=model,
+            version=version,
+            top_k=top_k,
+            service_class=urgency,
+        )
         answered = await self._ask(pieces, deadline)
         answered |= await self._ask(outdated(pieces, answered), deadline)
         return merged(pieces, answered)

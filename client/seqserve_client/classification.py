@@ -93,6 +93,19 @@ class Classification:
             self.logits[index],
         )
 
+    def alone(self, index: int) -> Classification:
+        """The answer to one sequence as if there had been no other, holding on to no other."""
+        return Classification(
+            labels=(self.labels[index],),
+            probabilities=_frozen(self.probabilities[index : index + 1].copy()),
+            logits=_frozen(self.logits[index : index + 1].copy()),
+            classes=self.classes,
+            top_labels=self.top_labels[index : index + 1],
+            model_name=self.model_name,
+            model_version=self.model_version,
+            model_digest=self.model_digest,
+        )
+
     def __iter__(self) -> Iterator[Answer]:
         """The answer to each sequence."""
         return (self[index] for index in range(len(self)))

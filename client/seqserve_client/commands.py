@@ -10,6 +10,7 @@ import typer
 
 from seqserve_client import defaults
 from seqserve_client.output import Output
+from seqserve_client.service_class import ServiceClass
 
 _DATA = "Data"
 
@@ -42,6 +43,10 @@ def classify(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Sequences of a request, at most.")
     ] = defaults.MAX_REQUEST_SEQUENCES,
+    # A file can wait: on an idle server it loses nothing, and on a busy one somebody else waits.
+    service_class: Annotated[
+        ServiceClass, typer.Option(help="Go before other calls, or take what they leave.")
+    ] = ServiceClass.BULK,
     timeout: Timeout = 600.0,
     id: Annotated[
         str | None, typer.Option(help="Column of the sequence's id.", rich_help_panel=_DATA)
@@ -82,6 +87,7 @@ def classify(
                 model=model,
                 version=version,
                 top_k=top_k,
+                service_class=service_class,
                 reorder=not columns.features,
             )
         report(scored, output, with_confusion=confusion)

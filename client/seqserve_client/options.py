@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,10 @@ class Options:
     """Steps of a request beyond which a batch is cut; a longer sequence travels alone."""
     max_in_flight: int = defaults.MAX_IN_FLIGHT
     """Requests of one call under way at a time."""
+    coalesce_sequences: int = defaults.COALESCE_SEQUENCES
+    """Calls of a single sequence that leave as one request, at most; 1 sends each by itself."""
+    coalesce_delay_s: float = defaults.COALESCE_DELAY_S
+    """How long such a call waits for others, in seconds for each request under way."""
 
     def __post_init__(self) -> None:
         checked_timeout(self.timeout_s)
@@ -43,9 +48,14 @@ class Options:
             "max_request_sequences": self.max_request_sequences,
             "max_request_steps": self.max_request_steps,
             "max_in_flight": self.max_in_flight,
+            "coalesce_sequences": self.coalesce_sequences,
         }.items():
             if value < 1:
                 raise InvalidOptions(f"{name} is {value}; at least 1 is needed")
+        if not 0 <= self.coalesce_delay_s < math.inf:
+            raise InvalidOptions(
+                f"coalesce_delay_s is {self.coalesce_delay_s}; seconds of at least 0 are needed"
+            )
 
     def deadline(self, timeout_s: float | None) -> Deadline:
         """The deadline of a call that begins now, after the client's timeout by default."""

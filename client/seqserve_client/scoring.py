@@ -12,6 +12,7 @@ from seqserve_client.catalog import ModelDescription
 from seqserve_client.classification import Classification
 from seqserve_client.client import Client
 from seqserve_client.errors import InvalidRequest, InvalidSequences
+from seqserve_client.service_class import ServiceClass
 from seqserve_data import Dataset
 
 
@@ -26,7 +27,14 @@ class Scored:
 
 
 def score(
-    dataset: Dataset, client: Client, *, model: str, version: int, top_k: int, reorder: bool
+    dataset: Dataset,
+    client: Client,
+    *,
+    model: str,
+    version: int,
+    top_k: int,
+    service_class: ServiceClass,
+    reorder: bool,
 ) -> Scored:
     """Classifies every sequence of a data set.
 
@@ -36,6 +44,7 @@ def score(
         model: The model's name.
         version: Its version; 0 for the newest that is served.
         top_k: How many classes to name for each sequence; 0 for all.
+        service_class: How urgent the answers are.
         reorder: Whether features that have names are brought into the model's order.
 
     Raises:
@@ -47,7 +56,11 @@ def score(
     start = time.perf_counter()
     try:
         answers = client.classify(
-            fitting, model=model, version=described.status.version, top_k=top_k
+            fitting,
+            model=model,
+            version=described.status.version,
+            top_k=top_k,
+            service_class=service_class,
         )
     except InvalidSequences as error:
         raise InvalidSequences(_naming_id(error, dataset), error.violations) from error

@@ -91,8 +91,13 @@ def _violations(failure: Failure) -> Iterator[Violation]:
         # The server counts within its request, which may be a piece of the caller's batch.
         here = int(index[1])
         there = here + failure.first_sequence
-        text = re.sub(rf"\bsequence {here}\b", f"sequence {there}", found.description)
+        text = renumbered(found.description, here, there)
         yield Violation(text, _INDEX.sub("", found.field, count=1), there)
+
+
+def renumbered(description: str, here: int, there: int) -> str:
+    """What was said of sequence `here`, said of sequence `there`."""
+    return re.sub(rf"\bsequence {here}\b", f"sequence {there}", description)
 
 
 def _invalid(failure: Failure) -> SeqserveError:

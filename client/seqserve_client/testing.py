@@ -35,6 +35,7 @@ from seqserve.v1 import catalog_pb2, catalog_pb2_grpc, classifier_pb2, classifie
 from seqserve.v1.manifest_pb2 import ModelManifest
 from seqserve.v1.sequences_pb2 import Answers
 from seqserve.v1.sequences_pb2 import RaggedBatch as RaggedMessage
+from seqserve_client.service_class import ServiceClass
 
 # What grpcio gives for calls without a deadline is longer.
 _AN_AGE_S = 1e12
@@ -55,6 +56,12 @@ class Call:
     """The caller's headers."""
     time_remaining_s: float
     """Until the caller's deadline; infinite where it set none."""
+
+    @property
+    def service_class(self) -> ServiceClass:
+        """How urgent a `Classify` is to its caller."""
+        bulk = self.request.service_class == classifier_pb2.SERVICE_CLASS_BULK
+        return ServiceClass.BULK if bulk else ServiceClass.INTERACTIVE
 
 
 @dataclass

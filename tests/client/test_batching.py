@@ -23,7 +23,14 @@ from seqserve.v1.classifier_pb2_grpc import (
     SequenceClassifierServicer,
     add_SequenceClassifierServicer_to_server,
 )
-from seqserve_client import Client, InvalidSequences, ModelNotFound, ProtocolError, ReplicasDisagree
+from seqserve_client import (
+    Client,
+    InvalidSequences,
+    ModelNotFound,
+    ProtocolError,
+    ReplicasDisagree,
+    ServiceClass,
+)
 from seqserve_client.batching import cut
 from seqserve_client.classification import merged
 from seqserve_client.options import Options
@@ -51,7 +58,14 @@ def test_pieces_hold_every_sequence_once_in_order_and_keep_to_the_limits(
     steps: list[int], features: int, options: Options
 ) -> None:
     batch = batch_of(steps, features)
-    pieces = cut(batch, options, model="m" * 128, version=2**64 - 1, top_k=2**32 - 1)
+    pieces = cut(
+        batch,
+        options,
+        model="m" * 128,
+        version=2**64 - 1,
+        top_k=2**32 - 1,
+        service_class=ServiceClass.BULK,
+    )
     assert [piece.first for piece in pieces] == list(
         np.cumsum([0, *(len(piece.batch) for piece in pieces)])[:-1]
     )
@@ -71,7 +85,7 @@ def test_no_two_neighbouring_pieces_would_fit_into_one_request(
     pieces = cut(batch_of(steps, features), options, model="model", version=0, top_k=0)
     for piece, following in pairwise(pieces):
         wider = replace(piece, batch=RaggedBatch.from_sequences([*piece.batch, following.batch[0]]))
-        spare = 5 * len(wider.batch) + 38  # what a request may waste, at most
+        spare = 5 * len(wider.batch) + 40  # what a request may waste, at most
         assert (
             len(wider.batch) > options.max_request_sequences
             or wider.batch.steps > options.max_request_steps
@@ -235,6 +249,14 @@ def test_one_version_answers_all_pieces_though_another_is_published_meanwhile(
     asked = [call.request.model_version for call in server.calls]
     assert asked[:10] == [0] * 10
     assert asked[10:] == [2] * 3
+
+
+def test_every_piece_is_as_urgent_as_the_call(
+    connect: Callable[..., Client], server: FakeServer
+) -> None:
+    client = connect(server.address, max_request_sequences=2)
+    client.classify([[0.0]] * 9, model="model", service_class=ServiceClass.BULK)
+    assert [call.service_class for call in server.calls] == ["bulk"] * 5
 
 
 def test_a_version_asked_for_is_asked_of_every_piece(

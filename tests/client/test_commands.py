@@ -281,3 +281,15 @@ def test_models_are_listed_with_their_labels(run: Run, server: FakeServer) -> No
         ["heights", version, "ready", "FakeExecutionProvider", "low,", "middle,", "high"]
         for version in ("1", "12")
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [((), "bulk"), (("--service-class", "interactive"), "interactive")],
+    ids=["by default", "as asked for"],
+)
+def test_a_file_takes_what_others_leave_unless_told_otherwise(
+    run: Run, server: FakeServer, file: str, words: tuple[str, ...], expected: str
+) -> None:
+    assert run("classify", file, "--model", "heights", *words).exit_code == 0
+    assert [call.service_class for call in server.calls if call.method == "Classify"] == [expected]

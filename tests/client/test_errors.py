@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import numpy as np
@@ -127,7 +128,8 @@ def test_nan_is_left_to_the_server(client: Client, server: FakeServer) -> None:
 
 
 def test_options_that_cannot_be_are_refused(client: Client, server: FakeServer) -> None:
-    for named in ({"version": -1}, {"top_k": -1}):
+    wrong: list[dict[str, Any]] = [{"version": -1}, {"top_k": -1}]
+    for named in wrong:
         with pytest.raises(InvalidOptions, match=f"{next(iter(named))} is -1"):
             client.classify([[0.0]], model="model", **named)
     for limit in (
