@@ -5,12 +5,13 @@ The way of a call, a file for each station:
     transport     the gRPC server under the servicers: native or grpcio
     servicers/    protobuf ↔ numpy, deadline, cancellation; no policy
     engine        which model and version, validate, admit      (validation, tokens, answers)
-    scheduler     which work runs next, on which lane           (backlog: the pure policy)
-    runner        one method: advance these rows by these steps
+    scheduling/   which rows run next, how far, on which lane: continuous batching
+    runner        how a model is run: its graph, its costs
 
 The way of a model: `repository` holds the versions and their states, `loading` reads,
 checks and proves one, `sessions` opens it in onnxruntime. `serving` puts all of it together,
-`process` runs it under signals, and `commands` is its command line.
+`process` runs it under signals, `processes` keeps several on one port, `worker` is one of them,
+and `commands` is their command line.
 """
 
 import os

@@ -37,10 +37,9 @@ def test_every_call_that_runs_when_the_server_stops_is_answered(
     with run_server(models, open_session=gate.open_session, lanes=CALLS) as server:
         expected = server.classifier.Classify(request, timeout=TIMEOUT_S)
         gate.shut()
-        calls = [
-            server.classifier.Classify.future(request, timeout=TIMEOUT_S) for _ in range(CALLS)
-        ]
-        for _ in calls:
+        calls = []
+        for _ in range(CALLS):  # one by one, or they would share a run
+            calls.append(server.classifier.Classify.future(request, timeout=TIMEOUT_S))
             gate.wait_for_a_run()
         stopping = threading.Thread(target=server.stop)
         stopping.start()

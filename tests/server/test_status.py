@@ -88,7 +88,7 @@ def test_a_full_queue_refuses_more_and_says_when_to_come_back(
         error = server.failure(refused.result)
         assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert re.fullmatch(
-            r"(15 steps wait and 6|6 steps wait and 15) more do not fit into a queue of 20",
+            r"20 steps are under way and (6|15) more do not fit into a queue of 20",
             error.message,
         )
         retry = error.detail.retry_delay

@@ -10,7 +10,8 @@
     row_store     the numbers of the rows in play
     warmup        the turns that the costs are first fitted to
     stats         counters
-    simulation    the same pool under a virtual clock
+    simulation    the same pool and admission under a virtual clock
+    virtual_server  event loop, lanes, interpreter and cores for it
 
 Nothing here knows gRPC, and only the row store and the batcher know numbers.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seqserve_server.errors import QueueFull
+from seqserve_server.errors import DeadlineSpent, QueueFull
 from seqserve_server.scheduling.cost import CostModel
 from seqserve_server.scheduling.ticket import Ticket
 from seqserve_server.scheduling.work import ServiceClass
@@ -41,6 +41,7 @@ class Admission:
 
         Raises:
             QueueFull: its steps do not fit, or its turn would come too late.
+            DeadlineSpent: it is too late already.
         """
         if self._steps + ticket.steps > self._max_steps:
             raise QueueFull(
@@ -48,6 +49,8 @@ class Admission:
                 f"queue of {self._max_steps}",
                 retry_after_s=self._half_s(),
             )
+        if ticket.deadline <= now:
+            raise DeadlineSpent
         seconds = ticket.steps * cost.seconds_per_step
         if ticket.deadline < float("inf"):
             wait_s = self._ahead_s(ticket.service_class)

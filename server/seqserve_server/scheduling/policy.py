@@ -16,6 +16,7 @@ is due first, whatever its length.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ Indices = NDArray[np.int64]
 RUN_LIMIT_S = 4e-3
 """A run of several rows takes no longer than this, about: it delays whoever arrives meanwhile."""
 
-_ENOUGH_GAINED = 0.03
+_ENOUGH_GAINED = 0.015
 """Rows are added to a run while its fixed costs are more than this part of it."""
 _CARRY_SHARE = 0.01
 """Of a chunk's time, what saving a row's state may cost."""
@@ -69,9 +70,10 @@ def group(
         budget_s: How long the turn may take; the first run always fits.
         max_row_steps: Rows times steps that a run may hold; one row always may.
     """
-    reach = remaining if whole else _reach(remaining, cost)
-    order = np.argsort(_short(reach), kind="stable")
-    lengths = reach[order].tolist()
+    order = np.argsort(_short(remaining), kind="stable")
+    lengths = remaining[order].tolist()
+    if not whole:
+        order = _cut_long(order, lengths, cost)
     due = due[order]
     taken = bytearray(len(lengths))
     runs: list[Run] = []
@@ -96,19 +98,33 @@ def _short(numbers: Indices) -> NDArray[np.integer]:
     return numbers.astype(np.uint16) if numbers.max() < 1 << 16 else numbers
 
 
-def _reach(remaining: Indices, cost: CostModel) -> Indices:
-    """How far each row goes in its next run: to its end, or by a chunk."""
-    chunk = _chunk_steps(remaining, cost)
-    return np.where(remaining > _LONGER_THAN_CHUNK * chunk, chunk, remaining)
+def _cut_long(order: Indices, lengths: list[int], cost: CostModel) -> Indices:
+    """Makes rows that are much longer than the chunk as long as it.
+
+    Args:
+        order: The rows by length.
+        lengths: Theirs, ascending; changed in place, and ascending again.
+        cost: What runs cost.
+
+    Returns:
+        The rows by what are now their lengths.
+    """
+    chunk = _chunk_steps(lengths, cost)
+    longer = bisect_right(lengths, _LONGER_THAN_CHUNK * chunk)
+    if longer == len(lengths):
+        return order
+    place = bisect_right(lengths, chunk)
+    lengths[place:] = [chunk] * (len(lengths) - longer) + lengths[place:longer]
+    return np.concatenate([order[:place], order[longer:], order[place:longer]])
 
 
-def _chunk_steps(remaining: Indices, cost: CostModel) -> int:
+def _chunk_steps(lengths: Sequence[int], cost: CostModel) -> int:
     now = cost.now
     # A few rows together must be able to advance within the limit of a run.
     longest = max(_MIN_CHUNK_STEPS, int((RUN_LIMIT_S - now.run) / (now.step + 2 * now.row_step)))
     chunk = max(_MIN_CHUNK_STEPS, int(now.carry / (_CARRY_SHARE * now.row_step)))
     while chunk < longest:
-        longer = int(np.count_nonzero(remaining > _LONGER_THAN_CHUNK * chunk))
+        longer = len(lengths) - bisect_right(lengths, _LONGER_THAN_CHUNK * chunk)
         if not longer or cost.run_s(longer, chunk) >= RUN_LIMIT_S / 2:
             return chunk
         chunk *= 2

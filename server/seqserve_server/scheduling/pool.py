@@ -17,7 +17,7 @@ and queue limit.
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter, OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import accumulate
@@ -35,12 +35,13 @@ STRETCH = 8.0
 
 _TURN_SHARE = 0.05
 """Of a turn, what its own fixed cost may be: how long a turn is."""
-_BACKLOG_SHARE = 0.1
+_BACKLOG_SHARE = 0.3
 """Of the time that everything in play will take, what a turn may be longer for."""
 _KEPT_FROM_BULK = 0.25
 """Of the room in play, what bulk tickets leave free."""
 
 Slots = NDArray[np.int64]
+_Queue = OrderedDict[Ticket, None]
 _NOWHERE: Slots = np.empty(0, np.int64)
 
 
@@ -68,7 +69,7 @@ class Turn:
     ends: NDArray[np.bool_]
     """(rows,), which reach their end."""
     waited_s: NDArray[np.float64]
-    """How long the rows that have not begun waited since they came."""
+    """(rows,), since they came."""
     service_class: ServiceClass
     """The more urgent of those in it."""
 
@@ -113,7 +114,7 @@ class Pool:
         self._max_steps = steps
         self._lanes = lanes
         self._bulk_patience_s = bulk_patience_s
-        self._waiting: tuple[deque[Ticket], ...] = tuple(deque() for _ in ServiceClass)
+        self._waiting: tuple[_Queue, ...] = tuple(OrderedDict() for _ in ServiceClass)
         self._in_play: dict[Ticket, None] = {}
         self._deadlines = False  # whether any ticket in play has one
         self._steps = 0
@@ -126,7 +127,8 @@ class Pool:
         self._bulk = np.zeros(slots, np.bool_)
         self._begun = np.zeros(slots, np.bool_)
         self._ready = np.zeros(slots, np.bool_)
-        self._running = np.zeros(slots, np.bool_)
+        self._running: set[Turn] = set()
+        self._bulk_in_play = 0
         self._leaving: list[Ticket] = []
 
     @property
@@ -150,11 +152,12 @@ class Pool:
 
     def add(self, ticket: Ticket) -> None:
         """Takes a ticket in, behind those of its class."""
-        self._waiting[ticket.service_class].append(ticket)
+        self._waiting[ticket.service_class][ticket] = None
 
     def drop(self, ticket: Ticket) -> None:
         """Lets go of a ticket that nobody waits for; rows that run, when they have run."""
         ticket.gone = True
+        self._waiting[ticket.service_class].pop(ticket, None)
         if ticket in self._in_play and ticket not in self._leaving:
             self._ready[ticket.slots] = False
             self._leaving.append(ticket)
@@ -168,7 +171,7 @@ class Pool:
         expired = self._expire(now) if self._deadlines else []
         admitted: list[Ticket] = []
         interactive, bulk = self._waiting
-        overdue = bool(bulk) and bulk[0].arrived + self._bulk_patience_s <= now
+        overdue = bool(bulk) and next(iter(bulk)).arrived + self._bulk_patience_s <= now
         # Bulk tickets that waited long enough go first, others last. Whoever does not fit is not
         # overtaken: it might never fit again.
         if overdue and not self._let_in(bulk, now, admitted, expired, overdue=True):
@@ -183,9 +186,8 @@ class Pool:
         if not len(ready):
             return None
         service_class = ServiceClass.INTERACTIVE
-        bulk = self._bulk[ready]
-        if bulk.any():
-            urgent = ready[~bulk | (self._due[ready] <= now)]
+        if self._bulk_in_play:
+            urgent = ready[~self._bulk[ready] | (self._due[ready] <= now)]
             if len(urgent):
                 ready = urgent
             else:
@@ -208,14 +210,18 @@ class Pool:
         """
         rows = turn.batches[ran - 1].stop if ran else 0
         slots, ends = turn.slots[:rows], turn.ends[:rows]
-        self._running[turn.slots] = False
+        self._running.remove(turn)
         self._remaining[slots] -= turn.advance[:rows]
-        self._begun[slots] = True
-        self._ready[slots[~ends]] = True
-        self._ready[turn.slots[rows:]] = True
+        if not ends.all():
+            going_on = slots[~ends]
+            self._begun[going_on] = True
+            self._ready[going_on] = True
+            slots = slots[ends]
+        if rows < len(turn.slots):
+            self._ready[turn.slots[rows:]] = True
         owner = self._owner
         complete: list[Ticket] = []
-        for ticket, count in Counter([owner[slot] for slot in slots[ends].tolist()]).items():
+        for ticket, count in Counter([owner[slot] for slot in slots.tolist()]).items():
             assert ticket is not None
             ticket.pending -= count
             if not ticket.pending and not ticket.gone:
@@ -255,7 +261,7 @@ class Pool:
 
     def _let_in(
         self,
-        waiting: deque[Ticket],
+        waiting: _Queue,
         now: float,
         admitted: list[Ticket],
         expired: list[Ticket],
@@ -281,20 +287,22 @@ class Pool:
         least_free = kept * len(self._ready)
         most_steps = (1 - kept) * self._max_steps
         while waiting:
-            ticket = waiting[0]
+            ticket = next(iter(waiting))
             rows = len(ticket.lengths)
             alone = not admitted and not self._in_play
-            if ticket.gone:
-                waiting.popleft()
+            if ticket.gone:  # its caller left; the pool is about to be told
+                del waiting[ticket]
             elif ticket.deadline <= now:
                 ticket.gone = True
-                expired.append(waiting.popleft())
+                del waiting[ticket]
+                expired.append(ticket)
             elif overdue and ticket.arrived + self._bulk_patience_s > now:
                 return True
             elif alone or (free - rows >= least_free and steps + ticket.steps <= most_steps):
                 free -= rows
                 steps += ticket.steps
-                admitted.append(waiting.popleft())
+                del waiting[ticket]
+                admitted.append(ticket)
             else:
                 return False
         return True
@@ -328,20 +336,29 @@ class Pool:
             arrived.append(ticket.arrived)
             bulk.append(ticket.service_class is ServiceClass.BULK)
             start = stop
+        self._bulk_in_play += sum(bulk)
         now = self.cost.now
         allowance = STRETCH * (now.step + now.row_step) * lengths
         self._remaining[slots] = lengths
         self._arrived[slots] = np.repeat(arrived, counts)
-        self._bulk[slots] = np.repeat(bulk, counts)
-        patience = self._bulk_patience_s * self._bulk[slots]
-        self._due[slots] = self._arrived[slots] + allowance + patience
+        due = self._arrived[slots] + allowance
+        if self._bulk_in_play:
+            self._bulk[slots] = np.repeat(bulk, counts)
+            due += self._bulk_patience_s * self._bulk[slots]
+        else:
+            self._bulk[slots] = False
+        self._due[slots] = due
         self._begun[slots] = False
         self._ready[slots] = True
         return slots
 
     def _let_go(self) -> None:
         """Frees the slots of tickets that are leaving, once none of their rows runs."""
-        still = [ticket for ticket in self._leaving if self._running[ticket.slots].any()]
+        still = [
+            ticket
+            for ticket in self._leaving
+            if any(np.isin(ticket.slots, turn.slots).any() for turn in self._running)
+        ]
         if len(still) < len(self._leaving):
             self._release([ticket for ticket in self._leaving if ticket not in still])
             self._leaving = still
@@ -353,9 +370,9 @@ class Pool:
         for ticket in tickets:
             del self._in_play[ticket]
             self._steps -= ticket.steps
+            self._bulk_in_play -= ticket.service_class is ServiceClass.BULK
         for slot in slots.tolist():
             self._owner[slot] = None
-        self._ready[slots] = False
         self._free[self._free_count : self._free_count + len(slots)] = slots
         self._free_count += len(slots)
         return slots
@@ -367,23 +384,23 @@ class Pool:
         slots = ready[np.concatenate([run.rows for run in runs])]
         steps = np.repeat([run.steps for run in runs], counts)
         remaining = self._remaining[slots]
-        begun = self._begun[slots]
         self._ready[slots] = False
-        self._running[slots] = True
         stops = accumulate(counts)
         batches = [
             Batch(stop - count, stop, run.steps)
             for run, count, stop in zip(runs, counts, stops, strict=True)
         ]
-        return Turn(
+        turn = Turn(
             batches=batches,
             slots=slots,
             advance=np.minimum(remaining, steps),
-            begun=begun,
+            begun=self._begun[slots],
             ends=remaining <= steps,
-            waited_s=now - self._arrived[slots[~begun]],
+            waited_s=now - self._arrived[slots],
             service_class=service_class,
         )
+        self._running.add(turn)
+        return turn
 
     def _budget_s(self, ready_steps: int) -> float:
         """How long the turn may take: its own cost a small part of it, or of what is waiting."""

@@ -23,7 +23,7 @@ Number = TypeVar("Number", bound=np.generic)
 _STORE_BYTES = 32 << 20
 """For values, and again for state and results: more only where a single ticket needs it."""
 _MOST_SLOTS = 2048
-_MOST_STEPS = 262_144
+_MOST_STEPS = 131_072
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +88,7 @@ class RowStore:
             )
             for tensor in self._tensors
         }
-        self._state_given = np.zeros(self.slots, np.bool_)
-        self._state_wanted = np.zeros(self.slots, np.bool_)
+        self._has_state = np.zeros(self.slots, np.bool_)  # came with one, and is asked for it
         self._logits = np.empty((self.slots, runner.classes), np.float32)
         self._probabilities = np.empty((self.slots, runner.classes), np.float32)
 
@@ -119,23 +118,24 @@ class RowStore:
         start, self._end = self._end, self._end + int(ends[-1])
         np.concatenate([work.rows.values for work in works], out=self._values[start : self._end])
         self._next[slots] = start + ends - lengths
-        self._state_given[slots] = False
-        self._state_wanted[slots] = False
+        self._has_state[slots] = False
         first = 0
         for work in works:
             stop = first + len(work.rows)
             if work.state is not None:
                 mine = slots[first:stop]
-                self._state_given[mine] = True
-                self._state_wanted[mine] = True
+                self._has_state[mine] = True
                 self._save(mine, work.state)
             first = stop
 
     def feeds(self, turn: Turn, workspace: Workspace) -> list[Feed]:
         """What the batches of a turn read; the values are the workspace's."""
         slots, advance = turn.slots, turn.advance
-        begun = turn.begun | self._state_given[slots]
-        keep = ~turn.ends | self._state_wanted[slots]
+        has_state = self._has_state[slots]
+        if has_state.any():
+            begun, keep = turn.begun | has_state, ~turn.ends | has_state
+        else:
+            begun, keep = turn.begun, ~turn.ends
         any_begun, any_kept = bool(begun.any()), bool(keep.any())
         starts = self._next[slots][:, None]
         ends = starts + advance[:, None] - 1
@@ -174,8 +174,10 @@ class RowStore:
         if outputs:
             logits = _joined([given.logits for given in outputs])
             probabilities = _joined([given.probabilities for given in outputs])
-            self._logits[slots[ends]] = logits[ends]
-            self._probabilities[slots[ends]] = probabilities[ends]
+            if not ends.all():
+                slots, logits, probabilities = slots[ends], logits[ends], probabilities[ends]
+            self._logits[slots] = logits
+            self._probabilities[slots] = probabilities
 
     def results(self, slots: Slots) -> tuple[Array, Array]:
         """Logits and probabilities of rows that have reached their end."""

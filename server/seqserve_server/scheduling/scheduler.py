@@ -117,7 +117,7 @@ class LaneScheduler:
             return self._stats.copy()
 
     async def close(self) -> None:
-        """Lets the lanes finish what they run, and gives up what waits."""
+        """Gives up what is not answered yet, and lets the lanes end."""
         self._closed = True
         with self._lock:
             self._take_in()
@@ -182,6 +182,8 @@ class LaneScheduler:
         useful_steps = ran.useful_steps
         cost = ran.batcher.pool.cost
         self._stats.ran(ran.batches_run, useful_steps, ran.run_s)
+        fresh = ~ran.turn.begun[: ran.rows]
+        self._stats.waited(ran.turn.waited_s[: ran.rows][fresh])
         cost.keep_pace(useful_steps, now - ran.began_s)
         if self._stats.turns % _OBSERVED_TURNS == 0 and ran.error is None:
             cost.observe(ran.spent())
@@ -196,7 +198,6 @@ class LaneScheduler:
             busy.sort(key=lambda batcher: batcher.pool.urgency(now))
         for batcher in busy:
             if prepared := batcher.prepare(now, workspace):
-                self._stats.waited(prepared.turn.waited_s)
                 return prepared
         return None
 

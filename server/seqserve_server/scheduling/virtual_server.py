@@ -55,7 +55,7 @@ class ServerModel:
     """What network and client add to the latency of a call, half of it on the way there."""
     slots: int = 2048
     """Rows in play at most, at least MAX_ROWS in a real server; as `Pool`."""
-    steps: int = 262_144
+    steps: int = 131_072
     """Steps in play at most; as `Pool`."""
     whole: bool = False
     """Whether rows run to their end at once, as those of bidirectional models do."""
@@ -173,6 +173,8 @@ class VirtualTime:
         self.now = 0.0
         self.worked_s = 0.0
         """Processor seconds, of all threads."""
+        self.worked_until = 0.0
+        """When a thread was last busy."""
         self._cores = cores
         self._ready: deque[_Thread] = deque()
         self._order = count()
@@ -219,7 +221,7 @@ class VirtualTime:
             then()
         else:
             self._had_s, _, thread = heappop(self._working)
-            self.now = done
+            self.now = self.worked_until = done
             self._ready.append(thread)
 
 

@@ -55,12 +55,13 @@ class Scheduler(Protocol):
 
         Raises:
             QueueFull: as much waits as may, or it would wait past its deadline.
+            DeadlineSpent: the deadline has passed already.
             Draining: the scheduler is closed.
         """
         ...
 
     async def close(self) -> None:
-        """Lets what runs finish, and gives up what waits."""
+        """Gives up what is not answered yet: its futures raise Draining."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""A graph whose answers are exact and hold every step: any step lost, repeated or out of order shows.
+"""A graph whose answers are exact, and show any step that is lost, repeated or out of order.
 
 Of each row it keeps how many steps there were and a checksum in which every step counts for its
 place. All numbers are whole and small, so float32 holds them exactly in any company.
@@ -6,13 +6,14 @@ place. All numbers are whole and small, so float32 holds them exactly in any com
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqserve.graph import GraphRunner, Outputs, SessionRun, State
+from seqserve.graph import GraphRunner, Outputs, SessionRun
 from seqserve.ragged import RaggedBatch
 from seqserve.v1.manifest_pb2 import Graph, StateTensor
 from seqserve_server.runner import Runner
@@ -38,14 +39,17 @@ TWINS = Graph(state=_STATE, minimum_rows=2)
 WHOLE = Graph(minimum_rows=1)
 
 
-def checksums(names: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> Sequence[Array]:
+def checksums(
+    output_names: Sequence[str], input_feed: Mapping[str, NDArray[Any]]
+) -> Sequence[Array]:
     """What a session would give: logits (checksum, steps), their negatives, and the state."""
+    feed = input_feed
     values, lengths = feed["values"], feed["lengths"]
     rows, time = values.shape[:2]
     assert lengths.shape == (rows,)
     assert lengths.dtype == np.int32
     assert values.dtype == np.float32
-    assert 1 <= lengths.min()
+    assert lengths.min() >= 1
     assert lengths.max() <= time, "a step that is not there"
     if "seen_in" in feed:
         seen, checksum = feed["seen_in"][:, 0].copy(), feed["checksum_in"][0, :, 0].copy()
@@ -63,7 +67,7 @@ def checksums(names: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> Sequenc
         "seen_out": logits[:, 1:],
         "checksum_out": logits[None, :, :1],
     }
-    return [given[name] for name in names]
+    return [given[name] for name in output_names]
 
 
 def make_runner(
@@ -87,13 +91,17 @@ def make_work(
     lengths: Sequence[int],
     *,
     seed: int = 0,
-    state: State | None = None,
-    deadline: float = float("inf"),
+    begun: bool = False,
+    deadline: float = math.inf,
     service_class: ServiceClass = ServiceClass.INTERACTIVE,
 ) -> Work:
-    """Rows of whole numbers from 0 to 999."""
+    """Rows of whole numbers from 0 to 999; with the state of other steps where they have begun."""
     rng = np.random.default_rng(seed)
     values = rng.integers(0, 1000, (sum(lengths), runner.features)).astype(np.float32)
+    state = None
+    if begun:
+        before = rng.integers(0, 1000, (len(lengths), 3, runner.features)).astype(np.float32)
+        state = runner.graph(before, np.full(len(lengths), 3, np.int32)).state
     return Work(runner, RaggedBatch(values, np.array(lengths)), state, deadline, service_class)
 
 

@@ -24,7 +24,9 @@ def _cost(seconds_per_step: float = 1e-3) -> CostModel:
 
 
 def _ticket(
-    *lengths: int, deadline: float = math.inf, service_class: ServiceClass = ServiceClass.INTERACTIVE
+    *lengths: int,
+    deadline: float = math.inf,
+    service_class: ServiceClass = ServiceClass.INTERACTIVE,
 ) -> Ticket:
     return Ticket(np.array(lengths), 0.0, service_class, deadline)
 

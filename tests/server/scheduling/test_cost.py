@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -42,14 +42,12 @@ def _turns(of: Coefficients, count: int, *, noise: float = 0.0, seed: int = 0) -
 
 
 def _taking(spent: Spent, seconds: float) -> Spent:
-    return Spent(*astuple(spent)[:-1], seconds)
+    return replace(spent, seconds=seconds)
 
 
 def _worst_error(of: CostModel, true: Coefficients) -> float:
     """Of turns like those it has seen: how far the prediction is off, relative, at most."""
-    errors = [
-        abs(_seconds(of.now, turn) / turn.seconds - 1) for turn in _turns(true, 300, seed=99)
-    ]
+    errors = [abs(_seconds(of.now, turn) / turn.seconds - 1) for turn in _turns(true, 300, seed=99)]
     return max(errors)
 
 

@@ -22,9 +22,7 @@ BULK = ServiceClass.BULK
 SLOW = Coefficients(turn=1e-4, run=1e-4, step=1e-4, row=1e-5, row_step=1e-4, carry=1e-6)
 
 
-def _pool(
-    *, slots: int = 1000, steps: int = 100_000, whole: bool = False, lanes: int = 1
-) -> Pool:
+def _pool(*, slots: int = 1000, steps: int = 100_000, whole: bool = False, lanes: int = 1) -> Pool:
     return Pool(
         CostModel(SLOW),
         slots=slots,
@@ -151,12 +149,11 @@ def test_a_ticket_is_complete_when_its_last_row_is() -> None:
 
 def test_rows_that_run_on_one_lane_are_no_other_lanes() -> None:
     pool = _pool(lanes=2)
-    _admitted(pool, _ticket(*[50] * 40))
+    _admitted(pool, _ticket(*[9] * 900))
     one = _turn(pool)
     other = _turn(pool)
 
     assert not np.isin(one.slots, other.slots).any()
-    assert len(one.slots) < 40, "nothing was left for the other lane"
 
 
 def test_batches_that_were_not_run_wait_on_as_they_were() -> None:
@@ -186,8 +183,6 @@ def test_a_turn_tells_which_rows_have_a_state_and_which_end() -> None:
     assert not first.begun.any()
     assert not first.ends.any()
     assert second.begun.all()
-    assert len(first.waited_s) == 2
-    assert len(second.waited_s) == 0
 
 
 def test_a_turn_tells_how_long_its_rows_have_waited() -> None:
@@ -259,11 +254,12 @@ def test_bulk_that_waits_for_room_gets_it_when_its_patience_ran_out() -> None:
     pool = _pool(slots=20)
     now, bulk = 0.0, _ticket(4, service_class=BULK)
     _admitted(pool, *(_ticket(20) for _ in range(40)), bulk)
-    while bulk.pending:
-        assert now < PATIENCE_S + 5.0
+    while not len(bulk.slots):
+        assert now < PATIENCE_S + 1.0
         _admitted(pool, *(_ticket(20, arrived=now) for _ in range(20)), now=now)
         _run_first(pool, now)
         now += 0.05
+    assert now >= PATIENCE_S, "interactive work left room: the test shows nothing"
 
 
 def test_bulk_does_not_take_the_room_that_an_interactive_ticket_waits_for() -> None:
@@ -401,7 +397,7 @@ def test_a_ticket_dropped_while_it_runs_leaves_however_far_its_turn_came(ran: in
 
 def test_a_ticket_dropped_while_two_lanes_run_it_leaves_with_the_second() -> None:
     pool = _pool(lanes=2)
-    _admitted(pool, gone := _ticket(*[50] * 40))
+    _admitted(pool, gone := _ticket(*[9] * 900))
     one, other = _turn(pool), _turn(pool)
     pool.drop(gone)
     pool.done(one, len(one.batches))
