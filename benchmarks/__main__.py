@@ -5,7 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("startup", "serving", "conversion")
+BENCHMARKS = (
+    "startup",
+    "serving",
+    "conversion",
+    "throughput",
+    "single_calls",
+    "latency",
+    "bulk",
+    "lanes",
+    "coalescing",
+)
 
-for name in BENCHMARKS:
+for name in (*BENCHMARKS, "table"):
     subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]], check=True)
+if "--quick" not in sys.argv:
+    subprocess.run([sys.executable, "-m", "benchmarks.plot"], check=True)

@@ -63,7 +63,7 @@ def main() -> None:
     if arguments.measure:
         print(json.dumps(asdict(_measure(MODELS[arguments.measure]))))
         return
-    repeats = 1 if arguments.quick else 5
+    repeats = 1 if arguments.quick else 3
     results = {name: _spread([_in_a_process(name) for _ in range(repeats)]) for name in MODELS}
     harness.show(
         "Converting, proving and publishing a model, one core",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import os
 import platform
 import shlex
 import statistics
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,11 +20,22 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+_BEGAN = time.monotonic()
+
 Measure = Callable[[], float]
 """Takes one measurement and returns its figure."""
 
 RESULTS = Path(__file__).parent / "results"
-DISTRIBUTIONS = ("seqserve", "torch", "onnx", "onnxruntime", "grpcio", "pygrpc-native", "protobuf")
+DISTRIBUTIONS = (
+    "seqserve",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "grpcio",
+    "pygrpc-native",
+    "protobuf",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)
@@ -35,18 +49,33 @@ class Spread:
 
     @classmethod
     def of(cls, figures: Sequence[float]) -> Spread:
-        """The median, the least and the greatest of `figures`."""
-        return cls(statistics.median(figures), min(figures), max(figures), len(figures))
+        """The median, the least and the greatest of those `figures` that are numbers."""
+        taken = [figure for figure in figures if not math.isnan(figure)]
+        if not taken:
+            return cls(math.nan, math.nan, math.nan, 0)
+        return cls(statistics.median(taken), min(taken), max(taken), len(taken))
 
     def __str__(self) -> str:
+        if not self.repeats:
+            return "–"
         return f"{_short(self.median)} ({_short(self.low)}–{_short(self.high)})"
 
 
+def quick(about: str | None) -> bool:
+    """Whether the command line asks for fewer and shorter repeats."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter repeats")
+    return bool(parser.parse_args().quick)
+
+
 def in_turn(measures: Mapping[str, Measure], repeats: int) -> dict[str, list[float]]:
-    """Takes every measure once, then every one again: drift of the machine hits all alike."""
+    """Takes every measure once, then every one again: drift of the machine hits all alike.
+
+    Every second time in reverse, so that none always comes after the same other.
+    """
     figures: dict[str, list[float]] = {name: [] for name in measures}
-    for _ in range(repeats):
-        for name, measure in measures.items():
+    for repeat in range(repeats):
+        for name, measure in list(measures.items())[:: -1 if repeat % 2 else 1]:
             figures[name].append(measure())
     return figures
 
@@ -56,17 +85,24 @@ def ratios(figures: Sequence[float], baseline: Sequence[float]) -> Spread:
     return Spread.of([a / b for a, b in zip(figures, baseline, strict=True)])
 
 
-def write(name: str, results: object) -> None:
-    """Writes `results/<name>.json`: the figures, and where and how they were measured."""
-    RESULTS.mkdir(exist_ok=True)
+def write(name: str, figures: object) -> None:
+    """Writes `<name>.json` into the results: the figures, and where and how they were measured."""
     document = {
         "command": f"python -m benchmarks.{name} {shlex.join(sys.argv[1:])}".strip(),
         "machine": machine(),
+        "others": _others(),
         "versions": {each: version(each) for each in DISTRIBUTIONS},
-        "results": results,
+        "results": figures,
     }
     text = json.dumps(document, indent=2, default=_plain)
-    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    folder = results()
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def results() -> Path:
+    """Where they are written: quick ones apart, since the docs do not tell them."""
+    return RESULTS / "quick" if "--quick" in sys.argv else RESULTS
 
 
 def machine() -> dict[str, Any]:
@@ -90,9 +126,37 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
+def _others() -> float | None:
+    """The share of the processors' time since the start that others had, the host's included.
+
+    Figures of a run in which it is more than a few hundredths are rough. Our servers have to be
+    stopped before, or they count as others.
+    """
+    busy = _busy_s()
+    if busy is None or _BUSY_AT_START is None:
+        return None
+    own = sum(os.times()[:4])
+    cores = os.cpu_count() or 1
+    return max(0.0, (busy - _BUSY_AT_START - own) / (cores * (time.monotonic() - _BEGAN)))
+
+
+def _busy_s() -> float | None:
+    """Processor time used on this machine, steal included, since it started."""
+    try:
+        line = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
+    except OSError:
+        return None
+    user, nice, system, _, _, irq, softirq, steal, *_ = map(int, line.split()[1:])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+_BUSY_AT_START = _busy_s()
+
+
 def _plain(value: object) -> object:
     if isinstance(value, Spread):
-        return vars(value)
+        # JSON has no word for what is not a number.
+        return {name: None if math.isnan(each) else each for name, each in vars(value).items()}
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 

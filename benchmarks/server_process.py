@@ -7,28 +7,30 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Self
 
 TRANSPORTS = ("native", "grpcio")
+SERVER_CORE, CLIENT_CORE = 0, 1
 
 _LISTENING = re.compile(r"listening on (\S+)")
 _READY = " ready in "
 
 
-class Server:
-    """`seqserve serve` on a free port; returns from construction when it is ready.
+class ServerProcess:
+    """A server on a free port; returns from construction when it is ready.
 
     Args:
-        repository: The model repository.
-        transport: `native` or `grpcio`.
+        command: Prints what `seqserve serve` prints.
         core: The processor it may use.
     """
 
-    def __init__(self, repository: Path, transport: str, core: int) -> None:
-        seqserve = Path(sys.executable).with_name("seqserve")
-        options = {"--address": "127.0.0.1:0", "--transport": transport, "--lanes": "1"}
-        command = [str(seqserve), "serve", str(repository), *chain.from_iterable(options.items())]
+    def __init__(self, command: Sequence[str], core: int = SERVER_CORE) -> None:
+        self.printed: list[str] = []
+        """The lines that it has printed so far."""
         self._process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -37,6 +39,17 @@ class Server:
             preexec_fn=lambda: os.sched_setaffinity(0, {core}),
         )
         self.address = self._await_address()
+        # Read on, or the server would stand still once the pipe is full.
+        self._reader = threading.Thread(target=self._read_on, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        """The server, which is ready."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stops it."""
+        self.stop()
 
     def cpu_seconds(self) -> float:
         """Processor time the server has used so far, user and system."""
@@ -51,15 +64,59 @@ class Server:
     def stop(self) -> None:
         """Ends the server and waits for it."""
         self._process.send_signal(signal.SIGTERM)
-        self._process.communicate()
+        self._process.wait()
+        self._reader.join()
 
     def _await_address(self) -> str:
         assert self._process.stdout
-        printed, address = [], ""
+        address = ""
         for line in self._process.stdout:
-            printed.append(line)
+            self.printed.append(line)
             if found := _LISTENING.search(line):
                 address = found[1]
             if _READY in line:
                 return address
-        raise RuntimeError("the server did not start:\n" + "".join(printed))
+        raise RuntimeError("the server did not start:\n" + "".join(self.printed))
+
+    def _read_on(self) -> None:
+        assert self._process.stdout
+        self.printed.extend(self._process.stdout)
+
+
+class Server(ServerProcess):
+    """`seqserve serve` with one lane.
+
+    Args:
+        repository: The model repository.
+        transport: `native` or `grpcio`.
+        core: The processor it may use.
+        options: Others of `seqserve serve`.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        transport: str = "native",
+        core: int = SERVER_CORE,
+        options: Sequence[str] = (),
+    ) -> None:
+        seqserve = Path(sys.executable).with_name("seqserve")
+        named = {"--address": "127.0.0.1:0", "--transport": transport, "--lanes": "1"}
+        command = [str(seqserve), "serve", str(repository), *chain.from_iterable(named.items())]
+        super().__init__([*command, *options], core)
+
+
+def policy_server(repository: Path, policy: str) -> ServerProcess:
+    """The server with the scheduler of this name: see `benchmarks.policy_server`."""
+    module = "benchmarks.policy_server"
+    return ServerProcess([sys.executable, "-m", module, str(repository), "--policy", policy])
+
+
+def echo_server(transport: str) -> ServerProcess:
+    """A server that computes nothing: see `benchmarks.echo_server`."""
+    return ServerProcess([sys.executable, "-m", "benchmarks.echo_server", "--transport", transport])
+
+
+def server_with_stats(repository: Path) -> ServerProcess:
+    """`seqserve serve` that logs what its lanes do every second."""
+    return Server(repository, options=("--stats", "1"))

@@ -7,16 +7,11 @@ for the wire, for checking or for padding.
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
 import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import grpc
@@ -24,14 +19,14 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.models import publish_random
-from benchmarks.server_process import TRANSPORTS, Server
-from seqserve import artifact, ragged
+from benchmarks.offline import Offline
+from benchmarks.server_process import CLIENT_CORE, TRANSPORTS, Server
+from seqserve import ragged
 from seqserve.ragged import RaggedBatch
 from seqserve.v1 import classifier_pb2 as pb
 from seqserve.v1.classifier_pb2_grpc import SequenceClassifierStub
 from seqserve_export.network import NetworkConfig
 
-SERVER_CORE, CLIENT_CORE = 0, 1
 IN_FLIGHT = 4
 CALLS_IN_FLIGHT = 64
 MODEL = "bench"
@@ -41,10 +36,8 @@ NETWORK = NetworkConfig(features=FEATURES, classes=9, hidden_size=64, num_layers
 
 def main() -> None:
     """Measures, prints and writes results/serving.json."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter repeats")
-    quick = parser.parse_args().quick
-    repeats, sequences, calls = (3, 2_560, 1_000) if quick else (7, 10_240, 6_000)
+    quick = harness.quick(__doc__)
+    repeats, sequences, calls = (3, 2_560, 1_000) if quick else (5, 10_240, 6_000)
     os.sched_setaffinity(0, {CLIENT_CORE})
     with tempfile.TemporaryDirectory() as folder:
         publish_random(Path(folder), MODEL, NETWORK)
@@ -69,9 +62,9 @@ def main() -> None:
 
 def _batches(repository: Path, size: int, sequences: int, repeats: int) -> list[dict[str, object]]:
     batches = _ragged_batches(size, sequences // size)
-    with _in_process(repository, batches) as baseline:
-        servers = {name: Server(repository, name, SERVER_CORE) for name in TRANSPORTS}
-        measures = {"in-process": baseline}
+    with Offline() as offline:
+        servers = {name: Server(repository, name) for name in TRANSPORTS}
+        measures = {"in-process": offline.as_they_come(repository, MODEL, batches).measure}
         try:
             for name, server in servers.items():
                 stub = SequenceClassifierStub(_channel(server))
@@ -99,7 +92,7 @@ def _batches(repository: Path, size: int, sequences: int, repeats: int) -> list[
 def _single_calls(repository: Path, calls: int, repeats: int) -> list[dict[str, object]]:
     sequence = np.random.default_rng(0).standard_normal((15, FEATURES), np.float32)
     requests = [_request(RaggedBatch.from_sequences([sequence]))] * calls
-    servers = {name: Server(repository, name, SERVER_CORE) for name in TRANSPORTS}
+    servers = {name: Server(repository, name) for name in TRANSPORTS}
     cpu: dict[str, list[float]] = {name: [] for name in TRANSPORTS}
 
     def measure(name: str, stub: SequenceClassifierStub) -> float:
@@ -163,60 +156,6 @@ def _ragged_batches(size: int, count: int) -> list[RaggedBatch]:
         RaggedBatch(rng.standard_normal((int(row.sum()), FEATURES), np.float32), row)
         for row in lengths
     ]
-
-
-@contextmanager
-def _in_process(repository: Path, batches: list[RaggedBatch]) -> Iterator[harness.Measure]:
-    """Sequences a second of the same batches in a process of its own on the server's core."""
-    here, there = multiprocessing.Pipe()
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_serve_baseline, args=(repository, batches, there))
-    process.start()
-    sequences = sum(map(len, batches))
-
-    def measure() -> float:
-        here.send(True)
-        return sequences / float(here.recv())
-
-    measure()
-    try:
-        yield measure
-    finally:
-        here.send(False)
-        process.join()
-
-
-def _serve_baseline(repository: Path, batches: list[RaggedBatch], pipe: Connection) -> None:
-    import onnxruntime  # only this process needs it
-
-    os.sched_setaffinity(0, {SERVER_CORE})
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # as the server has it: the faster where shapes vary
-    folder = artifact.version_path(repository, MODEL, 1)
-    session = onnxruntime.InferenceSession(
-        folder / artifact.MODEL_FILE, options, providers=["CPUExecutionProvider"]
-    )
-    state = {
-        tensor.name: tensor.shape for tensor in session.get_inputs() if tensor.name.endswith("_in")
-    }
-    feeds = [
-        {
-            "values": batch.padded(),
-            "lengths": batch.lengths.astype(np.int32),
-            **{
-                name: np.zeros([n if isinstance(n, int) else len(batch) for n in shape], np.float32)
-                for name, shape in state.items()
-            },
-        }
-        for batch in batches
-    ]
-    while pipe.recv():
-        start = time.perf_counter()
-        for feed in feeds:
-            session.run(["logits", "probabilities"], feed)
-        pipe.send(time.perf_counter() - start)
 
 
 if __name__ == "__main__":

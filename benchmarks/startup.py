@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -20,9 +19,7 @@ NETWORK = NetworkConfig(features=12, classes=9)
 
 def main() -> None:
     """Measures, prints and writes results/startup.json."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer repeats")
-    repeats = 3 if parser.parse_args().quick else 7
+    repeats = 3 if harness.quick(__doc__) else 7
     memory: dict[str, list[float]] = {transport: [] for transport in TRANSPORTS}
     with tempfile.TemporaryDirectory() as folder:
         publish_random(Path(folder), "small", NETWORK)

@@ -1,0 +1,82 @@
+"""`python -m benchmarks.echo_server`: what a call costs where nothing is computed.
+
+It decodes the same requests and sends answers of the same size as the real server. It prints what
+`seqserve serve` prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+from functools import cache
+
+import numpy as np
+
+from seqserve import ragged
+from seqserve.v1 import classifier_pb2 as pb
+from seqserve.v1 import classifier_pb2_grpc, sequences_pb2
+from seqserve_server import transport
+from seqserve_server.options import MAX_MESSAGE_BYTES, Transport
+from seqserve_server.process import log_to_stderr
+from seqserve_server.status import Context
+
+CLASSES = 9
+
+
+class Echo(classifier_pb2_grpc.SequenceClassifierServicer):
+    """Answers at once, and always the same."""
+
+    async def Classify(  # noqa: N802
+        self, request: pb.ClassifyRequest, context: Context
+    ) -> pb.ClassifyResponse:
+        """As many answers as there are sequences."""
+        return _response(len(request.sequences.lengths))
+
+    async def Advance(  # noqa: N802
+        self, request: pb.AdvanceRequest, context: Context
+    ) -> pb.AdvanceResponse:
+        """Is not measured."""
+        raise NotImplementedError
+
+
+@cache
+def _response(sequences: int) -> pb.ClassifyResponse:
+    """Made once a size; sending it serialises it each time."""
+    matrix = ragged.encode_matrix(np.full((sequences, CLASSES), 0.1, np.float32))
+    classes = [f"class {index}" for index in range(CLASSES)]
+    return pb.ClassifyResponse(
+        model_name="lstm-64x2",
+        model_version=1,
+        model_digest="0" * 64,
+        answers=sequences_pb2.Answers(
+            labels=classes[:1] * sequences, classes=classes, probabilities=matrix, logits=matrix
+        ),
+    )
+
+
+def main() -> None:
+    """Answers until SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--transport", type=Transport, default=Transport.NATIVE)
+    options = parser.parse_args()
+    log_to_stderr("info")
+    asyncio.run(_serve(options.transport))
+
+
+async def _serve(chosen: Transport) -> None:
+    terminated = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
+    server = transport.create(chosen, MAX_MESSAGE_BYTES)
+    classifier_pb2_grpc.add_SequenceClassifierServicer_to_server(Echo(), server)
+    port = transport.bind(server, "127.0.0.1:0")
+    await server.start()
+    logging.info("listening on 127.0.0.1:%d (%s transport)", port, chosen)
+    logging.info("echo ready in 0 s")
+    await terminated.wait()
+    await server.stop(1.0)
+
+
+if __name__ == "__main__":
+    main()
