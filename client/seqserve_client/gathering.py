@@ -158,6 +158,8 @@ class Gathering(Generic[AnyCall]):
             self._waiting.remove(call)
             self._steps -= call.steps
             self._size -= call.size
+            if not self._waiting:
+                self._since = math.inf
 
     def disband(self) -> list[AnyCall]:
         """Nobody waits any longer; gives those that did."""

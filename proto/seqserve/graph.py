@@ -39,6 +39,9 @@ def batch_axis(tensor: StateTensor) -> int:
     return list(tensor.dims).index(-1)
 
 
+_ALL = (slice(None),) * 8
+
+
 class SessionRun(Protocol):
     """`run` of an onnxruntime.InferenceSession."""
 
@@ -75,6 +78,14 @@ class GraphRunner:
         self._minimum_rows = graph.minimum_rows
         self._session_run = session_run
         self._output_names = [LOGITS, PROBABILITIES, *map(state_output, self.state_tensors)]
+        # Read once: every access to a field of a message makes new Python objects.
+        self._state = [
+            (tensor.name, state_input(tensor), tuple(tensor.dims), batch_axis(tensor))
+            for tensor in self.state_tensors
+        ]
+        self._initial = {tensor.name: tensor.initial for tensor in self.state_tensors}
+        self._begin: dict[str, Array] = {}
+        self._begin_rows = 0
 
     def __call__(
         self,
@@ -94,7 +105,7 @@ class GraphRunner:
         """
         rows = len(values)
         if state is None:
-            state = self.initial_state(rows)
+            state = self._beginning(rows)
         if rows < self._minimum_rows:
             # A twin of the row: some kernels take another path, with other rounding, at one row.
             twins = np.zeros(self._minimum_rows, np.int64)
@@ -111,26 +122,34 @@ class GraphRunner:
     def initial_state(self, rows: int) -> dict[str, Array]:
         """The state of `rows` sequences before their first step."""
         return {
-            tensor.name: np.full(
-                [rows if size == -1 else size for size in tensor.dims], tensor.initial, np.float32
+            name: np.full(
+                [rows if size == -1 else size for size in dims], self._initial[name], "f4"
             )
-            for tensor in self.state_tensors
+            for name, _, dims, _ in self._state
+        }
+
+    def _beginning(self, rows: int) -> State:
+        """As `initial_state`, but a view of what was made before: nobody may write to it."""
+        if rows > self._begin_rows:
+            self._begin = self.initial_state(2 * rows)
+            self._begin_rows = 2 * rows
+        begin = self._begin
+        return {
+            name: np.ascontiguousarray(begin[name][(*_ALL[:axis], slice(rows))])
+            for name, _, _, axis in self._state
         }
 
     def take_rows(self, state: State, rows: NDArray[np.int64]) -> dict[str, Array]:
         """The state of the sequences at `rows` alone, in that order."""
-        return {
-            tensor.name: state[tensor.name].take(rows, axis=batch_axis(tensor))
-            for tensor in self.state_tensors
-        }
+        return {name: state[name].take(rows, axis=axis) for name, _, _, axis in self._state}
 
     def _run(
         self, values: Array, lengths: NDArray[np.int32], state: State, keep_state: bool
     ) -> Outputs:
         feed: dict[str, NDArray[Any]] = {VALUES: values, LENGTHS: lengths}
-        for tensor in self.state_tensors:
-            feed[state_input(tensor)] = state[tensor.name]
+        for name, input_name, _, _ in self._state:
+            feed[input_name] = state[name]
         names = self._output_names if keep_state else self._output_names[:2]
         logits, probabilities, *states = self._session_run(names, feed)
-        kept = zip((tensor.name for tensor in self.state_tensors), states, strict=False)
-        return Outputs(logits, probabilities, dict(kept))
+        kept = {name: tensor for (name, *_), tensor in zip(self._state, states, strict=False)}
+        return Outputs(logits, probabilities, kept)

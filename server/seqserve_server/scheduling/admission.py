@@ -27,6 +27,11 @@ class Admission:
         self._inside: dict[Ticket, float] = {}
 
     @property
+    def tickets(self) -> list[Ticket]:
+        """The work under way."""
+        return list(self._inside)
+
+    @property
     def steps(self) -> int:
         """Steps under way."""
         return self._steps
@@ -51,10 +56,11 @@ class Admission:
             )
         if ticket.deadline <= now:
             raise DeadlineSpent
-        seconds = ticket.steps * cost.seconds_per_step
+        seconds = cost.pace * cost.company_s(len(ticket.lengths), ticket.steps)
         if ticket.deadline < float("inf"):
             wait_s = self._ahead_s(ticket.service_class)
-            own_s = max(cost.alone_s(int(ticket.lengths.max())), seconds / self._lanes)
+            alone_s = cost.pace * cost.alone_s(int(ticket.lengths.max()))
+            own_s = max(alone_s, seconds / self._lanes)
             left_s = ticket.deadline - now
             if wait_s + own_s > left_s:
                 raise QueueFull(

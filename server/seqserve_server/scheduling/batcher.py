@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -57,6 +58,14 @@ class Prepared:
         return self.turn.batches[len(self.outputs) - 1].stop if self.outputs else 0
 
     @property
+    def predicted_s(self) -> float:
+        """What the batches that have run were expected to take."""
+        cost = self.batcher.pool.cost
+        return cost.now.turn + sum(
+            cost.run_s(batch.stop - batch.first, batch.steps) for batch in self.batches_run
+        )
+
+    @property
     def useful_steps(self) -> int:
         """Steps that were asked for, of the batches that have run."""
         return int(self.turn.advance[: self.rows].sum())
@@ -82,6 +91,14 @@ class Prepared:
 Settled = list[tuple[Ticket, Outputs | Exception]]
 
 
+def own(error: Exception) -> Exception:
+    """A copy for one caller: each adds its own traceback where it is raised."""
+    try:
+        return copy.copy(error)
+    except Exception:  # not every error lets itself be copied
+        return error
+
+
 class Batcher:
     """Advances the rows of one model.
 
@@ -94,6 +111,8 @@ class Batcher:
     def __init__(self, runner: Runner, *, lanes: int = 1, bulk_patience_s: float = 10.0) -> None:
         self._graph = runner.graph
         self.cost_clock = runner.cost_clock
+        self.turns = 0
+        """How many have run."""
         self._store = RowStore(runner)
         self.pool = Pool(
             runner.cost,
@@ -144,11 +163,12 @@ class Batcher:
         """Takes in what a turn gave; returns the tickets that are settled by it."""
         turn, ran = prepared.turn, len(prepared.outputs)
         settled: Settled = []
+        self.turns += 1
         self._store.save(turn, prepared.outputs)
         if prepared.error is not None:
             failed = turn.batches[ran]
             for ticket in self.pool.owners(turn.slots[failed.first : failed.stop]):
-                settled.append((ticket, prepared.error))
+                settled.append((ticket, own(prepared.error)))
                 self.pool.drop(ticket)
         complete = self.pool.done(turn, ran)
         if complete.tickets:

@@ -24,11 +24,15 @@ Vector = NDArray[np.float64]
 _MEMORY_TURNS = 500.0
 """Turns after which an observation counts for 1 / e."""
 _REFIT_TURNS = 100
-_PACE_S = 0.5
-"""How long a lane's pace is remembered, about."""
 _PRIOR_MEMORY_TURNS = 5_000.0
 """The same for those of the warm-up."""
 _PULL = 1e-2
+"""How strongly a fit is drawn to the one before, as a part of what was observed."""
+_PACE_S = 0.5
+"""How long a lane's pace is remembered, about."""
+_MOST_PACE = 100.0
+_COMPANY_ROWS = 16
+"""Rows that a run is taken to have, where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,10 @@ class CostModel:
         self._prior = _Normal()
         self._recent = _Normal()
         self._since_fit = 0
-        self.seconds_per_step = 1.2 * (coefficients.row_step + coefficients.row / 30)
-        """Of a lane's time, for one asked-for step in the company it has had of late."""
+        self.most_row_steps = 1 << 20
+        """Rows × steps of a run beyond which it is slower for the memory that it takes."""
+        self.pace = 1.0
+        """How many times its prediction a turn has taken of late, all interruptions included."""
 
     def run_s(self, rows: int, steps: int) -> float:
         """Seconds of one run, the turn around it left out."""
@@ -85,6 +91,13 @@ class CostModel:
     def alone_s(self, steps: int) -> float:
         """Seconds of one row that has a lane for itself."""
         return self.now.turn + self.run_s(1, steps)
+
+    def company_s(self, rows: int, steps: int) -> float:
+        """Seconds of a lane for rows with so many steps together, in the company of others."""
+        now = self.now
+        a_row = now.row + now.run / _COMPANY_ROWS
+        a_step = now.row_step + now.step / _COMPANY_ROWS
+        return a_row * rows + a_step * steps
 
     def calibrate(self, observed: Sequence[Spent]) -> None:
         """Fits to the turns of a warm-up, at least one; they fade slowly."""
@@ -97,7 +110,6 @@ class CostModel:
         )
         self.now = Coefficients(*(times * _vector(DEFAULT)).tolist())
         self._fit()
-        self.seconds_per_step = min(spent.seconds / spent.row_steps for spent in observed)
 
     def observe(self, spent: Spent) -> None:
         """Takes a turn into account."""
@@ -108,11 +120,16 @@ class CostModel:
         if self._since_fit >= _REFIT_TURNS:
             self._fit()
 
-    def keep_pace(self, useful_steps: int, elapsed_s: float) -> None:
-        """Notes how long a lane took for so many asked-for steps, whatever it did in between."""
-        if useful_steps:
-            weight = min(1.0, elapsed_s / _PACE_S)
-            self.seconds_per_step += weight * (elapsed_s / useful_steps - self.seconds_per_step)
+    def keep_pace(self, predicted_s: float, elapsed_s: float) -> None:
+        """Notes how long a turn took, whatever the lane did in between.
+
+        Args:
+            predicted_s: By `turn` and `run_s`.
+            elapsed_s: From its beginning to its end.
+        """
+        weight = min(1.0, elapsed_s / _PACE_S)
+        ratio = min(max(elapsed_s / predicted_s, 1 / _MOST_PACE), _MOST_PACE)
+        self.pace += weight * (ratio - self.pace)
 
     def _fit(self) -> None:
         self._since_fit = 0

@@ -169,4 +169,5 @@ def _most_rows(steps: int, cost: CostModel, max_row_steps: int) -> int:
     row_s = now.row + now.row_step * steps
     gaining = fixed_s / (_ENOUGH_GAINED * row_s)
     in_time = (RUN_LIMIT_S - fixed_s) / row_s
-    return max(1, int(min(gaining, in_time, max_row_steps / steps)))
+    fitting = min(max_row_steps, cost.most_row_steps) / steps
+    return max(1, int(min(gaining, in_time, fitting)))

@@ -4,14 +4,15 @@ Tickets wait in order of arrival until there is room, a slot a row. Rows with a 
 each turn takes some of them, and between turns they are all alike, begun or not. This is the
 whole of the policy's memory; the same object runs in the server and in the simulator.
 
-Every row has a due date: its arrival, and a multiple of what it would cost alone. So short rows
-pass long ones, but only those that came within that time: later ones are due later. Bulk rows are
-due later by a patience, and run when no interactive row is ready or their patience has run out.
+Every row has a due date: its arrival, and a multiple of what a run of its own would cost. So short
+rows pass long ones, but only those that came within that time: later ones are due later. Bulk rows
+are due later by a patience, and run when no interactive row is ready or their patience has run out.
 
-The bound: once a row is past its due date, only rows that are due before it are taken ahead of it,
-of which none arrive any more; each turn takes the first of them. So a row with a slot waits no
-longer than its allowance and the time that the rows due before it take, which the bounds on slots
-and queue limit.
+The bound: every run is begun for the row that is due first of those not taken yet, and whoever
+arrives after a row's due date is due later than it. So once it is past its due date, a row with a
+slot waits for no more runs than rows and chunks of rows are due before it, none of which are added,
+each of about RUN_LIMIT_S at most (or of one row, where it cannot be cut), shared by the lanes. The
+company that a run takes along makes it longer up to that limit, but never one run more.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from seqserve_server.scheduling.ticket import Ticket
 from seqserve_server.scheduling.work import ServiceClass
 
 STRETCH = 8.0
-"""How many times its lone cost a row's due date is after its arrival."""
+"""How many times what a run of its own would cost a row's due date is after its arrival."""
 
 _TURN_SHARE = 0.05
 """Of a turn, what its own fixed cost may be: how long a turn is."""
@@ -127,9 +128,9 @@ class Pool:
         self._bulk = np.zeros(slots, np.bool_)
         self._begun = np.zeros(slots, np.bool_)
         self._ready = np.zeros(slots, np.bool_)
-        self._running: set[Turn] = set()
+        self._running = np.zeros(slots, np.bool_)
         self._bulk_in_play = 0
-        self._leaving: list[Ticket] = []
+        self._leaving: set[Ticket] = set()
 
     @property
     def idle(self) -> bool:
@@ -137,9 +138,20 @@ class Pool:
         return not (self._in_play or any(self._waiting))
 
     @property
+    def urges(self) -> bool:
+        """Whether interactive rows are ready."""
+        ready = self._ready & ~self._bulk if self._bulk_in_play else self._ready
+        return bool(np.count_nonzero(ready))
+
+    @property
+    def has_bulk(self) -> bool:
+        """Whether bulk rows are in play."""
+        return self._bulk_in_play > 0
+
+    @property
     def has_ready(self) -> bool:
         """Whether a turn could be had now, as far as rows in play are concerned."""
-        return bool(self._ready.any())
+        return bool(np.count_nonzero(self._ready))
 
     def urgency(self, now: float) -> tuple[bool, float]:
         """Less is more urgent: whether bulk rows alone are ready, and when the first is due."""
@@ -160,8 +172,10 @@ class Pool:
         self._waiting[ticket.service_class].pop(ticket, None)
         if ticket in self._in_play and ticket not in self._leaving:
             self._ready[ticket.slots] = False
-            self._leaving.append(ticket)
-            self._let_go()
+            if np.count_nonzero(self._running[ticket.slots]):
+                self._leaving.add(ticket)
+            else:
+                self._release([ticket])
 
     def admit(self, now: float) -> tuple[Group, list[Ticket]]:
         """The tickets whose rows are in play from now on, and those that expired instead.
@@ -198,7 +212,7 @@ class Pool:
             self._due[ready],
             self.cost,
             whole=self._whole,
-            budget_s=self._budget_s(int(remaining.sum())),
+            budget_s=self._budget_s(len(ready), int(remaining.sum())),
             max_row_steps=self._max_row_steps,
         )
         return self._begin(ready, runs, service_class, now)
@@ -210,9 +224,9 @@ class Pool:
         """
         rows = turn.batches[ran - 1].stop if ran else 0
         slots, ends = turn.slots[:rows], turn.ends[:rows]
-        self._running.remove(turn)
+        self._running[turn.slots] = False
         self._remaining[slots] -= turn.advance[:rows]
-        if not ends.all():
+        if np.count_nonzero(ends) < rows:
             going_on = slots[~ends]
             self._begun[going_on] = True
             self._ready[going_on] = True
@@ -228,9 +242,7 @@ class Pool:
                 complete.append(ticket)
         released = self._release(complete)
         if self._leaving:
-            for ticket in self._leaving:
-                self._ready[ticket.slots] = False
-            self._let_go()
+            self._let_go(turn)
         return Group(complete, released)
 
     def owners(self, slots: Slots) -> list[Ticket]:
@@ -338,10 +350,10 @@ class Pool:
             start = stop
         self._bulk_in_play += sum(bulk)
         now = self.cost.now
-        allowance = STRETCH * (now.step + now.row_step) * lengths
+        alone_s = now.run + now.row + (now.step + now.row_step) * lengths
         self._remaining[slots] = lengths
         self._arrived[slots] = np.repeat(arrived, counts)
-        due = self._arrived[slots] + allowance
+        due = self._arrived[slots] + STRETCH * alone_s
         if self._bulk_in_play:
             self._bulk[slots] = np.repeat(bulk, counts)
             due += self._bulk_patience_s * self._bulk[slots]
@@ -352,16 +364,13 @@ class Pool:
         self._ready[slots] = True
         return slots
 
-    def _let_go(self) -> None:
-        """Frees the slots of tickets that are leaving, once none of their rows runs."""
-        still = [
-            ticket
-            for ticket in self._leaving
-            if any(np.isin(ticket.slots, turn.slots).any() for turn in self._running)
-        ]
-        if len(still) < len(self._leaving):
-            self._release([ticket for ticket in self._leaving if ticket not in still])
-            self._leaving = still
+    def _let_go(self, turn: Turn) -> None:
+        """Frees the slots of tickets that are leaving and have no row that runs any more."""
+        for ticket in {self._owner[slot] for slot in turn.slots.tolist()} & self._leaving:
+            self._ready[ticket.slots] = False
+            if not np.count_nonzero(self._running[ticket.slots]):
+                self._leaving.remove(ticket)
+                self._release([ticket])
 
     def _release(self, tickets: list[Ticket]) -> Slots:
         if not tickets:
@@ -390,7 +399,8 @@ class Pool:
             Batch(stop - count, stop, run.steps)
             for run, count, stop in zip(runs, counts, stops, strict=True)
         ]
-        turn = Turn(
+        self._running[slots] = True
+        return Turn(
             batches=batches,
             slots=slots,
             advance=np.minimum(remaining, steps),
@@ -399,11 +409,9 @@ class Pool:
             waited_s=now - self._arrived[slots],
             service_class=service_class,
         )
-        self._running.add(turn)
-        return turn
 
-    def _budget_s(self, ready_steps: int) -> float:
+    def _budget_s(self, ready_rows: int, ready_steps: int) -> float:
         """How long the turn may take: its own cost a small part of it, or of what is waiting."""
-        all_s = ready_steps * self.cost.seconds_per_step
+        all_s = self.cost.company_s(ready_rows, ready_steps)
         longest = max(self.cost.now.turn / _TURN_SHARE, _BACKLOG_SHARE * all_s)
         return min(longest, all_s / self._lanes)

@@ -22,8 +22,8 @@ Number = TypeVar("Number", bound=np.generic)
 
 _STORE_BYTES = 32 << 20
 """For values, and again for state and results: more only where a single ticket needs it."""
-_MOST_SLOTS = 2048
-_MOST_STEPS = 131_072
+MOST_SLOTS = 2048
+MOST_STEPS = 131_072
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,24 +69,28 @@ class RowStore:
 
     def __init__(self, runner: Runner) -> None:
         graph = runner.graph
-        self._tensors = graph.state_tensors
-        self._graph = graph
+        self._tensors: list[tuple[str, tuple[Any, ...], float]] = [
+            (tensor.name, (slice(None),) * batch_axis(tensor), tensor.initial)
+            for tensor in graph.state_tensors
+        ]
         self._features = runner.features
         row_numbers = 2 * runner.classes + sum(
-            int(np.prod([size for size in tensor.dims if size != -1])) for tensor in self._tensors
+            int(np.prod([size for size in tensor.dims if size != -1]))
+            for tensor in graph.state_tensors
         )
-        self.slots = min(max(_STORE_BYTES // (4 * row_numbers), MAX_ROWS), _MOST_SLOTS)
+        self.slots = min(max(_STORE_BYTES // (4 * row_numbers), MAX_ROWS), MOST_SLOTS)
         """How many rows it holds."""
-        self.steps = min(max(_STORE_BYTES // (8 * runner.features), 1), _MOST_STEPS)
+        self.steps = min(max(_STORE_BYTES // (8 * runner.features), 1), MOST_STEPS)
         """How many steps it holds at once, all rows together; more for a single ticket."""
         self._values = np.empty((2 * self.steps, runner.features), np.float32)
+        self._spare = np.empty_like(self._values)  # takes memory once it is written to
         self._end = 0
         self._next = np.zeros(self.slots, np.int64)
         self._state = {
             tensor.name: np.empty(
                 [self.slots if size == -1 else size for size in tensor.dims], np.float32
             )
-            for tensor in self._tensors
+            for tensor in graph.state_tensors
         }
         self._has_state = np.zeros(self.slots, np.bool_)  # came with one, and is asked for it
         self._logits = np.empty((self.slots, runner.classes), np.float32)
@@ -100,9 +104,10 @@ class RowStore:
         """Makes room for `steps`: keeps what the rows at `slots` still have to read."""
         live = _segments(self._next[slots], remaining)
         needed = len(live) + steps
-        fresh = np.empty((max(len(self._values), needed), self._features), np.float32)
-        np.take(self._values, live, axis=0, out=fresh[: len(live)], mode="clip")
-        self._values = fresh
+        if len(self._spare) < needed:  # for one ticket that is larger than the store
+            self._spare = np.empty((needed, self._features), np.float32)
+        np.take(self._values, live, axis=0, out=self._spare[: len(live)], mode="clip")
+        self._values, self._spare = self._spare, self._values
         self._next[slots] = np.cumsum(remaining) - remaining
         self._end = len(live)
 
@@ -132,11 +137,11 @@ class RowStore:
         """What the batches of a turn read; the values are the workspace's."""
         slots, advance = turn.slots, turn.advance
         has_state = self._has_state[slots]
-        if has_state.any():
+        if np.count_nonzero(has_state):
             begun, keep = turn.begun | has_state, ~turn.ends | has_state
         else:
             begun, keep = turn.begun, ~turn.ends
-        any_begun, any_kept = bool(begun.any()), bool(keep.any())
+        any_begun, any_kept = bool(np.count_nonzero(begun)), bool(np.count_nonzero(keep))
         starts = self._next[slots][:, None]
         ends = starts + advance[:, None] - 1
         lengths = advance.astype(np.int32)
@@ -157,7 +162,7 @@ class RowStore:
                     values=target,
                     lengths=lengths[mine],
                     state=self._load(slots[mine], begun[mine]) if any_begun else None,
-                    keep_state=any_kept and bool(keep[mine].any()),
+                    keep_state=any_kept and bool(np.count_nonzero(keep[mine])),
                 )
             )
             cell = stop
@@ -174,7 +179,7 @@ class RowStore:
         if outputs:
             logits = _joined([given.logits for given in outputs])
             probabilities = _joined([given.probabilities for given in outputs])
-            if not ends.all():
+            if np.count_nonzero(ends) < rows:
                 slots, logits, probabilities = slots[ends], logits[ends], probabilities[ends]
             self._logits[slots] = logits
             self._probabilities[slots] = probabilities
@@ -183,32 +188,27 @@ class RowStore:
         """Logits and probabilities of rows that have reached their end."""
         return self._logits[slots], self._probabilities[slots]
 
-    def state(self, slots: Slots) -> State:
-        """The state of rows that came with one."""
+    def state(self, slots: Slots) -> dict[str, Array]:
+        """The state of rows that have one."""
         return {
-            tensor.name: self._state[tensor.name].take(slots, axis=batch_axis(tensor))
-            for tensor in self._tensors
+            name: self._state[name].take(slots, axis=len(before))
+            for name, before, _ in self._tensors
         }
 
     def _load(self, slots: Slots, begun: NDArray[np.bool_]) -> State | None:
-        if not begun.any():
+        count = np.count_nonzero(begun)
+        if not count:
             return None
-        state = {}
-        for tensor in self._tensors:
-            axis = batch_axis(tensor)
-            loaded = self._state[tensor.name].take(slots, axis=axis)
-            if not begun.all():
-                loaded[_at(axis, ~begun)] = tensor.initial
-            state[tensor.name] = loaded
+        state = self.state(slots)
+        if count < len(begun):
+            fresh = ~begun
+            for name, before, initial in self._tensors:
+                state[name][(*before, fresh)] = initial
         return state
 
     def _save(self, slots: Slots, state: State) -> None:
-        for tensor in self._tensors:
-            self._state[tensor.name][_at(batch_axis(tensor), slots)] = state[tensor.name]
-
-
-def _at(axis: int, rows: NDArray[Any]) -> tuple[Any, ...]:
-    return (*[slice(None)] * axis, rows)
+        for name, before, _ in self._tensors:
+            self._state[name][(*before, slots)] = state[name]
 
 
 def _joined(parts: list[NDArray[Number]]) -> NDArray[Number]:

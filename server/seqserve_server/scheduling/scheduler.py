@@ -1,7 +1,7 @@
 """The thin loop: threads that take turns from the batchers, and the way to and from them.
 
 A lane is a thread that runs one turn at a time; onnxruntime lets go of the interpreter while it
-computes. The event loop hands work over through one queue and takes no lock; what a lane has
+computes. The event loop hands work over through one queue and takes no lock for it; what a lane has
 settled crosses back to the loop in one call a turn. Futures and admission are touched on the loop
 alone, so that each settles exactly once, whoever comes first: the lane, the deadline or the
 caller who leaves.
@@ -16,17 +16,20 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from seqserve.graph import Outputs
 from seqserve_server.errors import DeadlineSpent, Draining
 from seqserve_server.runner import Runner
 from seqserve_server.scheduling.admission import Admission
-from seqserve_server.scheduling.batcher import Batcher, Prepared, Settled, WorkTicket
+from seqserve_server.scheduling.batcher import Batcher, Prepared, Settled, WorkTicket, own
 from seqserve_server.scheduling.row_store import Workspace
 from seqserve_server.scheduling.stats import Stats
 from seqserve_server.scheduling.ticket import Ticket
 from seqserve_server.scheduling.work import ServiceClass, Work
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
@@ -41,13 +44,18 @@ class _Answer(asyncio.Future[Outputs]):
     def __init__(self, leave: Callable[[_Submission], None], ticket: _Submission) -> None:
         super().__init__()
         self._leave = leave
-        self._ticket = ticket
+        self._ticket: _Submission | None = ticket
 
     def cancel(self, msg: object = None) -> bool:
         cancelled = super().cancel(msg)
-        if cancelled:
+        if cancelled and self._ticket is not None:
             self._leave(self._ticket)
+            self.forget()
         return cancelled
+
+    def forget(self) -> None:
+        """Lets go of the ticket, which holds this: its values must not wait for the collector."""
+        self._ticket = None
 
 
 class _Submission(WorkTicket):
@@ -80,7 +88,7 @@ class LaneScheduler:
         self._bulk_patience_s = bulk_patience_s
         self._clock = clock
         self._inbox: SimpleQueue[_Submission | None] = SimpleQueue()
-        self._interactive_arrived = False
+        self._interactive_waits = False
         self._lock = threading.Lock()  # guards the batchers, the statistics and `_resting`
         self._batchers: WeakKeyDictionary[Runner, Batcher] = WeakKeyDictionary()
         self._stats = Stats()
@@ -108,7 +116,7 @@ class LaneScheduler:
         ticket.answer = _Answer(self._left, ticket)
         self._inbox.put(ticket)
         if work.service_class is ServiceClass.INTERACTIVE:
-            self._interactive_arrived = True
+            self._interactive_waits = True
         return ticket.answer
 
     def stats(self) -> Stats:
@@ -124,9 +132,10 @@ class LaneScheduler:
             left = self._clear()
         self._settle([(ticket, Draining()) for ticket in left])
         self._inbox.put(None)
+        end = time.monotonic() + _JOIN_S
         for lane in self._lanes:
             if lane.is_alive():
-                await asyncio.to_thread(lane.join, _JOIN_S)
+                await asyncio.to_thread(lane.join, max(0.0, end - time.monotonic()))
             if lane.is_alive():
                 _log.warning("%s still runs after %g s; it is left behind", lane.name, _JOIN_S)
 
@@ -150,11 +159,13 @@ class LaneScheduler:
                 else:
                     self._rest()
             except Exception as error:
-                _log.exception("%s failed; its work is given up", threading.current_thread().name)
+                _log.exception(
+                    "%s failed; what was under way is given up", threading.current_thread().name
+                )
                 prepared = None
                 with self._lock:
-                    self._cross([(ticket, error) for ticket in self._clear()])
                     self._batchers = WeakKeyDictionary()
+                self._call_loop(self._give_up, error)
 
     def _border(self, ran: Prepared | None, workspace: Workspace) -> Prepared | None:
         """Between two turns: what ran is settled, what came is taken in, what runs next chosen."""
@@ -162,10 +173,10 @@ class LaneScheduler:
         with self._lock:
             if ran is not None:
                 settled = ran.batcher.finish(ran)
+                self._cross(settled)
                 now = self._clock()
                 self._note(ran, now)
                 self._stats.answered([len(ticket.lengths) for ticket, _ in settled])
-                self._cross(settled)
             else:
                 now = reached
             self._take_in()
@@ -174,18 +185,23 @@ class LaneScheduler:
                 self._resting += 1
             elif self._resting and self._has_more():
                 self._inbox.put(None)  # wakes a lane that rests
+            self._interactive_waits = False
+            # In this order: what is put from now on sets it again.
+            if not self._inbox.empty() or self._urges():
+                self._interactive_waits = True
             self._stats.around_s += self._clock() - reached
         return prepared
 
     def _note(self, ran: Prepared, now: float) -> None:
         """What a turn did, for statistics and costs."""
-        useful_steps = ran.useful_steps
         cost = ran.batcher.pool.cost
-        self._stats.ran(ran.batches_run, useful_steps, ran.run_s)
+        self._stats.ran(ran.batches_run, ran.useful_steps, ran.run_s)
         fresh = ~ran.turn.begun[: ran.rows]
         self._stats.waited(ran.turn.waited_s[: ran.rows][fresh])
-        cost.keep_pace(useful_steps, now - ran.began_s)
-        if self._stats.turns % _OBSERVED_TURNS == 0 and ran.error is None:
+        if ran.error is not None or not ran.outputs:
+            return
+        cost.keep_pace(ran.predicted_s, now - ran.began_s)
+        if ran.batcher.turns % _OBSERVED_TURNS == 0:
             cost.observe(ran.spent())
 
     def _prepare(self, now: float, workspace: Workspace) -> Prepared | None:
@@ -201,13 +217,18 @@ class LaneScheduler:
                 return prepared
         return None
 
+    def _urges(self) -> bool:
+        """Whether interactive rows are ready that a lane with a bulk turn should yield to."""
+        pools = [batcher.pool for batcher in self._batchers.values()]
+        return any(pool.has_bulk for pool in pools) and any(pool.urges for pool in pools)
+
     def _has_more(self) -> bool:
         return any(batcher.pool.has_ready for batcher in self._batchers.values())
 
     def _go_on(self, prepared: Prepared) -> Callable[[], bool]:
         """Whether a turn may run its next batch: a bulk one yields to whoever waits."""
         if prepared.turn.service_class is ServiceClass.BULK:
-            return lambda: not self._interactive_arrived
+            return lambda: not self._interactive_waits
         return lambda: True
 
     def _rest(self) -> None:
@@ -222,7 +243,6 @@ class LaneScheduler:
 
     def _take_in(self) -> None:
         """Takes over what came since the last border."""
-        self._interactive_arrived = False
         with suppress(Empty):  # a lane that rests may be quicker
             while True:
                 if (ticket := self._inbox.get_nowait()) is not None:
@@ -243,21 +263,31 @@ class LaneScheduler:
         return [t for batcher in self._batchers.values() for t in batcher.pool.clear()]
 
     def _cross(self, settled: Settled) -> None:
-        if not settled:
-            return
+        if settled:
+            self._call_loop(self._settle, settled)
+
+    def _call_loop(self, function: Callable[[_T], None], argument: _T) -> None:
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(self._settle, settled)
+            self._loop.call_soon_threadsafe(function, argument)
         except RuntimeError:
-            _log.warning("%d results came after the event loop was closed", len(settled))
+            _log.warning("what a lane did came after the event loop was closed")
 
     def _settle(self, settled: Settled) -> None:
         for ticket, outcome in settled:
             assert isinstance(ticket, _Submission)
             self._admission.leave(ticket)
+            ticket.answer.forget()
             if ticket.answer.done():  # its caller has gone
                 continue
             if isinstance(outcome, Exception):
                 ticket.answer.set_exception(outcome)
             else:
                 ticket.answer.set_result(outcome)
+
+    def _give_up(self, error: Exception) -> None:
+        """Tells everybody who waits: a lane failed where it should not, and the pools are lost."""
+        tickets = self._admission.tickets
+        for ticket in tickets:
+            ticket.gone = True
+        self._settle([(ticket, own(error)) for ticket in tickets])

@@ -30,6 +30,7 @@ from seqserve_server.errors import QueueFull
 from seqserve_server.scheduling.admission import Admission
 from seqserve_server.scheduling.cost import DEFAULT, Coefficients, CostModel
 from seqserve_server.scheduling.pool import Batch, Group, Pool, Turn
+from seqserve_server.scheduling.row_store import MOST_SLOTS, MOST_STEPS
 from seqserve_server.scheduling.stats import Stats
 from seqserve_server.scheduling.ticket import Ticket
 from seqserve_server.scheduling.work import MAX_ROWS, ServiceClass
@@ -53,9 +54,9 @@ class ServerModel:
     """The same for each of its sequences."""
     latency_s: float = 0.0
     """What network and client add to the latency of a call, half of it on the way there."""
-    slots: int = 2048
+    slots: int = MOST_SLOTS
     """Rows in play at most, at least MAX_ROWS in a real server; as `Pool`."""
-    steps: int = 131_072
+    steps: int = MOST_STEPS
     """Steps in play at most; as `Pool`."""
     whole: bool = False
     """Whether rows run to their end at once, as those of bidirectional models do."""
@@ -73,6 +74,11 @@ class Policy(Protocol):
     @property
     def has_ready(self) -> bool:
         """As `Pool.has_ready`."""
+        ...
+
+    @property
+    def urges(self) -> bool:
+        """As `Pool.urges`."""
         ...
 
     def add(self, ticket: Ticket) -> None:
@@ -307,7 +313,7 @@ class VirtualServer:
         self._loop_rests = _Line(clock)
         self._inbox: deque[Ticket] = deque()
         self._lanes_rest = _Line(clock)
-        self._interactive_arrived = False
+        self._interactive_waits = False
         clock.wake(self._event_loop())
         for _ in range(model.lanes):
             clock.wake(self._lane())
@@ -359,7 +365,7 @@ class VirtualServer:
                 return
             call.tickets.append(ticket)
             if call.service_class is ServiceClass.INTERACTIVE:
-                self._interactive_arrived = True
+                self._interactive_waits = True
             self._put(ticket)
 
     def _leave(self, call: Call) -> None:
@@ -397,16 +403,20 @@ class VirtualServer:
         if ran is not None:
             yield self._half_turn_s(ran.turn, ran.batches)
             settled = self._policy.done(ran.turn, ran.batches).tickets
-            self._cost.keep_pace(ran.useful_steps, self._clock.now - ran.began)
+            predicted_s = self._cost.now.turn + sum(
+                map(self._run_s, ran.turn.batches[: ran.batches])
+            )
+            self._cost.keep_pace(predicted_s, self._clock.now - ran.began)
         self._take_in()
         now = self._clock.now
         # Those that expired were told when they did, and have left.
         self._policy.admit(now)
         turn = self._policy.turn(now)
         if turn is not None:
-            self.stats.waited(turn.waited_s)
+            self.stats.waited(turn.waited_s[~turn.begun])
             if self._policy.has_ready:
                 self._lanes_rest.call()
+                self._interactive_waits |= self._policy.urges
             yield self._half_turn_s(turn, len(turn.batches))
         # The event loop learns of it only now that it can have the interpreter.
         for ticket in settled:
@@ -420,7 +430,7 @@ class VirtualServer:
         began, batches = self._clock.now, ran.turn.batches
         if ran.turn.service_class is ServiceClass.BULK:
             for batch in batches:
-                if ran.batches and self._interactive_arrived:
+                if ran.batches and self._interactive_waits:
                     break
                 yield self._run_s(batch)
                 ran.batches += 1
@@ -430,7 +440,7 @@ class VirtualServer:
         self.stats.ran(batches[: ran.batches], ran.useful_steps, self._clock.now - began)
 
     def _take_in(self) -> None:
-        self._interactive_arrived = False
+        self._interactive_waits = False
         while self._inbox:
             ticket = self._inbox.popleft()
             if ticket.gone:

@@ -25,7 +25,6 @@ class Traffic:
     def __init__(self, seed: int) -> None:
         self.draw = random.Random(seed)
         self.cost = CostModel(DEFAULT)
-        self.cost.seconds_per_step = 5e-6
         self.admission = Admission(QUEUE_STEPS, LANES)
         self.pool = Pool(
             self.cost,

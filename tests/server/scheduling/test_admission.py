@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from seqserve_server.errors import QueueFull
 from seqserve_server.scheduling.admission import MAX_RETRY_S, MIN_RETRY_S, Admission
-from seqserve_server.scheduling.cost import DEFAULT, CostModel
+from seqserve_server.scheduling.cost import Coefficients, CostModel
 from seqserve_server.scheduling.ticket import Ticket
 from seqserve_server.scheduling.work import ServiceClass
 
@@ -18,9 +18,7 @@ BULK = ServiceClass.BULK
 
 
 def _cost(seconds_per_step: float = 1e-3) -> CostModel:
-    cost = CostModel(DEFAULT)
-    cost.seconds_per_step = seconds_per_step
-    return cost
+    return CostModel(Coefficients(0.0, 0.0, 0.0, 0.0, seconds_per_step, 0.0))
 
 
 def _ticket(
@@ -83,10 +81,10 @@ def test_a_deadline_that_cannot_be_made_is_refused_with_when_to_come_again() -> 
     admission = Admission(max_steps=100_000, lanes=2)
     admission.enter(_ticket(4000), _cost(), 0.0)  # 2 s of two lanes
 
-    refusal = _refusal(admission, _ticket(2000, deadline=12.5), _cost(), now=10.0)  # 1 s more
+    refusal = _refusal(admission, _ticket(1000, 1000, deadline=12.5), _cost(), now=10.0)  # 1 s more
     assert refusal.retry_after_s == pytest.approx(0.5)
     assert "take about 3 s, 2 s of it waiting, and the deadline is in 2.5 s" in str(refusal)
-    admission.enter(_ticket(2000, deadline=13.1), _cost(), 10.0)
+    admission.enter(_ticket(1000, 1000, deadline=13.1), _cost(), 10.0)
 
 
 def test_who_sets_no_deadline_waits_however_long() -> None:
@@ -131,7 +129,7 @@ def test_who_has_left_is_not_waited_for() -> None:
 def test_a_cost_that_changes_in_between_leaves_nothing_behind() -> None:
     admission, cost = Admission(max_steps=100_000, lanes=1), _cost(1.0)
     admission.enter(gone := _ticket(5000), cost, 0.0)
-    cost.seconds_per_step = 1e-6
+    cost.now = _cost(1e-6).now
     admission.leave(gone)
 
     admission.enter(_ticket(100, deadline=0.01), cost, 0.0)

@@ -115,26 +115,26 @@ def test_no_traffic_makes_a_cost_negative_infinite_or_no_number(
     assert 0 < cost.run_s(1, 1) <= cost.run_s(2, 1) <= cost.run_s(2, 2) < math.inf
 
 
-def test_the_pace_follows_what_lanes_did_of_late() -> None:
-    cost = CostModel()
+def test_the_pace_follows_what_turns_take() -> None:
+    cost = CostModel(TRUE)
     for _ in range(1000):
-        cost.keep_pace(useful_steps=1000, elapsed_s=0.01)
+        cost.keep_pace(predicted_s=0.01, elapsed_s=0.02)
 
-    assert cost.seconds_per_step == pytest.approx(1e-5, rel=0.01)
-
-
-def test_one_slow_turn_moves_the_pace_by_its_share_only() -> None:
-    cost = CostModel()
-    for _ in range(1000):
-        cost.keep_pace(useful_steps=1000, elapsed_s=0.01)
-    cost.keep_pace(useful_steps=1, elapsed_s=0.01)
-
-    assert cost.seconds_per_step < 0.01 / 10
+    assert cost.pace == pytest.approx(2.0, rel=0.01)
 
 
-def test_a_turn_of_no_use_says_nothing_of_the_pace() -> None:
-    cost = CostModel()
-    before = cost.seconds_per_step
-    cost.keep_pace(useful_steps=0, elapsed_s=10.0)
+def test_a_short_turn_weighs_little_in_the_pace() -> None:
+    cost = CostModel(TRUE)
+    cost.keep_pace(predicted_s=1e-5, elapsed_s=1e-3)
 
-    assert cost.seconds_per_step == before
+    assert cost.pace < 1.3
+
+
+def test_calls_of_one_step_do_not_make_long_rows_look_dear() -> None:
+    cost = CostModel(TRUE)
+    before = cost.company_s(256, 256 * 50)
+    for _ in range(6000):
+        elapsed = cost.alone_s(1)
+        cost.keep_pace(cost.alone_s(1), elapsed)
+
+    assert cost.pace * cost.company_s(256, 256 * 50) == pytest.approx(before)

@@ -519,3 +519,19 @@ def test_of_two_pools_the_one_whose_row_is_due_first_is_more_urgent() -> None:
     _admitted(later, _ticket(4, arrived=1.0), now=1.0)
 
     assert sooner.urgency(1.0) < later.urgency(1.0)
+
+
+def test_rows_of_many_callers_who_leave_at_once_are_let_go_when_they_have_run() -> None:
+    pool = _pool(lanes=2)
+    tickets = [_ticket(50) for _ in range(200)]
+    _admitted(pool, *tickets)
+    turn = _turn(pool)
+    for ticket in tickets:
+        pool.drop(ticket)
+    running = {ticket for ticket in tickets if np.isin(ticket.slots, turn.slots).any()}
+    slots, _ = pool.rows_in_play()
+    assert sorted(slots.tolist()) == sorted(int(t.slots[0]) for t in running)
+
+    pool.done(turn, len(turn.batches))
+
+    assert pool.idle

@@ -21,10 +21,12 @@ from seqserve.graph import Outputs
 from seqserve_server.errors import DeadlineSpent, Draining, QueueFull
 from seqserve_server.runner import Runner
 from seqserve_server.scheduling.cost import Coefficients
+from seqserve_server.scheduling.row_store import RowStore
 from seqserve_server.scheduling.scheduler import LaneScheduler
 from seqserve_server.scheduling.work import ServiceClass, Work
 from tests.server.scheduling.checksum_model import (
     FORWARD,
+    WHOLE,
     Array,
     assert_same,
     checksums,
@@ -445,3 +447,81 @@ async def test_the_statistics_count_what_was_asked_and_what_was_computed() -> No
     assert int(statistics.waits.sum()) == 60
     assert np.isfinite(statistics.wait_s(0.99))
     assert math.isclose(statistics.useful_fraction, statistics.steps / statistics.computed_steps)
+
+
+async def test_the_numbers_of_a_call_do_not_wait_for_the_garbage_collector() -> None:
+    model = Held()
+    gc.collect()
+    gc.disable()
+    try:
+        async with _scheduler() as scheduler:
+            answered = make_work(model.runner, [5])
+            left = make_work(model.runner, [5])
+            answer = scheduler.submit(answered)
+            leaving = scheduler.submit(left)
+            leaving.cancel()
+            await _outcomes(answer, leaving)
+            # The lane is done with both once it has run another.
+            await _outcomes(scheduler.submit(make_work(model.runner, [5])))
+            kept = [weakref.ref(answered), weakref.ref(left)]
+            del answered, left, answer, leaving
+            assert [each() for each in kept] == [None, None]
+    finally:
+        gc.enable()
+
+
+async def test_a_lane_that_fails_where_it_should_not_tells_everybody_and_goes_on(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with _scheduler() as scheduler:
+        running = scheduler.submit(make_work(held.runner, [4]))
+        await held.entered()
+        waiting = scheduler.submit(make_work(held.runner, [4]))
+        with monkeypatch.context() as broken:
+            broken.setattr(RowStore, "save", _fail)
+            held.open()
+            outcomes = await _outcomes(running, waiting)
+        assert all(isinstance(each, MemoryError) for each in outcomes)
+        assert outcomes[0] is not outcomes[1], "they would share a traceback"
+        work = make_work(held.runner, [7])
+        [output] = await _outcomes(scheduler.submit(work))
+        assert isinstance(output, Outputs)
+        assert_same(output, work)
+
+
+def _fail(*_: object) -> None:
+    raise MemoryError
+
+
+async def test_a_bulk_turn_yields_as_long_as_interactive_rows_are_ready() -> None:
+    """With several lanes too, whichever of them takes the first of the rows."""
+    cost = Coefficients(turn=1e-3, run=1e-4, step=1e-9, row=1e-9, row_step=8e-6, carry=1e-9)
+    order: list[bool] = []
+    gate = threading.Semaphore(0)
+    entered = threading.Semaphore(0)
+
+    def run(output_names: Sequence[str], input_feed: Mapping[str, NDArray[Any]]) -> Sequence[Array]:
+        order.append(bool((input_feed["values"] == 1.0).all()))
+        entered.release()
+        assert gate.acquire(timeout=TIMEOUT_S)
+        return checksums(output_names, input_feed)
+
+    runner = make_runner(WHOLE, run, cost=cost, max_row_steps=400)
+    async with _scheduler(lanes=2) as scheduler:
+        bulk = [
+            scheduler.submit(make_work(runner, [20] * 20, service_class=ServiceClass.BULK))
+            for _ in range(30)
+        ]
+        for _ in range(2):  # both lanes are in a bulk turn
+            assert await asyncio.to_thread(entered.acquire, timeout=TIMEOUT_S)
+        works = [make_work(runner, [20] * 20) for _ in range(6)]
+        for work in works:
+            work.rows.values[:] = 1.0
+        begun = len(order)
+        interactive = [scheduler.submit(work) for work in works]
+        gate.release(1 << 20)
+        await _outcomes(*interactive)
+        await _outcomes(*bulk)
+
+    # At most the run that each lane was in when they came goes before them.
+    assert order[begun : begun + 8].count(True) >= 5

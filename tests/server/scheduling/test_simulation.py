@@ -280,6 +280,10 @@ class PaddedFifo:
     def has_ready(self) -> bool:
         return bool(self._waiting)
 
+    @property
+    def urges(self) -> bool:
+        return bool(self._waiting)
+
     def add(self, ticket: Ticket) -> None:
         self._waiting += [(ticket, int(length)) for length in ticket.lengths]
 

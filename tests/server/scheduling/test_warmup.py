@@ -62,7 +62,7 @@ def test_a_warmed_up_model_knows_that_more_costs_more(
     assert cost.now != DEFAULT
     assert all(0 < each < math.inf for each in astuple(cost.now))
     assert 0 < cost.run_s(1, 1) < cost.run_s(64, 1) < cost.run_s(64, 64)
-    assert 0 < cost.seconds_per_step < cost.alone_s(1)
+    assert 0 < cost.company_s(1, 1) < cost.alone_s(1)
 
 
 def test_whatever_fails_in_the_warm_up_is_told() -> None:
