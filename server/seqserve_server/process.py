@@ -116,8 +116,8 @@ async def run(
 def _spare_the_collector() -> None:
     """Takes modules and models out of the garbage collector's rounds, and makes those rarer.
 
-    Every call makes some dozens of objects that outlive a young generation of 700; going through
-    them, and through everything that was imported, took a tenth of the event loop's time.
+    Every call makes some dozens of objects that outlive a young generation of 700: they, and
+    everything that was imported, would be gone through again and again.
     """
     gc.collect()
     gc.freeze()

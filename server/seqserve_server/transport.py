@@ -61,7 +61,7 @@ def create(transport: Transport, max_message_bytes: int, *, processes: int = 1) 
     if transport is Transport.NATIVE:
         import pygrpc_native.aio
 
-        # On one core a second thread only costs switches: half as much again a call, measured.
+        # On one core a second thread only costs switches.
         io_threads = min(cores.granted(processes), _MOST_IO_THREADS)
         native = pygrpc_native.aio.Server(options=options, io_threads=io_threads)
         return cast(grpc.aio.Server, native)

@@ -117,7 +117,7 @@ class Pool:
         self._bulk_patience_s = bulk_patience_s
         self._waiting: tuple[_Queue, ...] = tuple(OrderedDict() for _ in ServiceClass)
         self._in_play: dict[Ticket, None] = {}
-        self._deadlines = False  # whether any ticket in play has one
+        self._earliest = math.inf  # no deadline in play is earlier
         self._steps = 0
         self._free = np.arange(slots)[::-1].copy()
         self._free_count = slots
@@ -182,7 +182,7 @@ class Pool:
 
         To be called before `turn`. Tickets in play that expired are let go as well.
         """
-        expired = self._expire(now) if self._deadlines else []
+        expired = self._expire(now) if self._earliest <= now else []
         admitted: list[Ticket] = []
         interactive, bulk = self._waiting
         overdue = bool(bulk) and next(iter(bulk)).arrived + self._bulk_patience_s <= now
@@ -323,7 +323,7 @@ class Pool:
         expired = [t for t in self._in_play if t.deadline <= now and not t.gone]
         for ticket in expired:
             self.drop(ticket)
-        self._deadlines = any(ticket.deadline < math.inf for ticket in self._in_play)
+        self._earliest = min((ticket.deadline for ticket in self._in_play), default=math.inf)
         return expired
 
     def _play(self, tickets: list[Ticket]) -> Slots:
@@ -344,7 +344,7 @@ class Pool:
                 self._owner[place] = ticket
             self._in_play[ticket] = None
             self._steps += ticket.steps
-            self._deadlines = self._deadlines or ticket.deadline < math.inf
+            self._earliest = min(self._earliest, ticket.deadline)
             arrived.append(ticket.arrived)
             bulk.append(ticket.service_class is ServiceClass.BULK)
             start = stop
