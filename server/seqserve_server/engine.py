@@ -140,7 +140,10 @@ class Engine:
         """
         self._check(model, sequences, top_k, "sequences")
         outputs = await self._run(
-            [Work(model.runner, part, None, deadline, service_class) for part in parts(sequences)]
+            [
+                Work(model.runner, part, None, deadline, service_class)
+                for part in parts(sequences, model.runner.work_steps)
+            ]
         )
         return _answers(model, outputs, top_k)
 
@@ -182,7 +185,7 @@ class Engine:
                     model.state_codec.state([*islice(states, len(part))]),
                     deadline,
                 )
-                for part in parts(steps)
+                for part in parts(steps, model.runner.work_steps)
             ]
         )
         before = [token.steps if token else 0 for token in tokens]

@@ -51,6 +51,7 @@ def load(folder: Path, open_session: OpenSession) -> tuple[ServedModel, Proof]:
         graph,
         features=manifest.input.features.size,
         classes=len(manifest.labels),
+        max_steps=manifest.limits.max_steps,
         max_row_steps=max(1, RUN_BYTES // _row_step_bytes(manifest)),
         cost_clock=time.thread_time if provider == CPU else time.perf_counter,
     )

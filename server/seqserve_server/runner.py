@@ -9,6 +9,12 @@ from dataclasses import dataclass, field
 from seqserve.graph import GraphRunner
 from seqserve_server.scheduling.cost import CostModel
 
+_PLAY_BYTES = 16 << 20
+"""Of the values in play."""
+_LONG_PLAY_BYTES = 256 << 20
+"""The same, where rows are so long that it would hold fewer than eight."""
+_PLAY_STEPS = 131_072
+
 
 @dataclass(frozen=True, eq=False)
 class Runner:
@@ -20,6 +26,8 @@ class Runner:
     """Features a step."""
     classes: int
     """Columns of the logits."""
+    max_steps: int
+    """The longest row."""
     max_row_steps: int
     """Rows times steps, padding included, that one run may hold; one row always may."""
     cost_clock: Callable[[], float] = time.thread_time
@@ -27,6 +35,18 @@ class Runner:
     machine does; where the work is done elsewhere it says nothing, and wall time is to be taken."""
     cost: CostModel = field(default_factory=CostModel)
     """What its runs cost, kept current by those that run it."""
+
+    @property
+    def play_steps(self) -> int:
+        """How many steps the rows in play may have together: enough to choose from."""
+        most = _PLAY_BYTES // (4 * self.features)
+        roomy = _LONG_PLAY_BYTES // (4 * self.features)
+        return max(1, min(most, _PLAY_STEPS), min(8 * self.max_steps, roomy))
+
+    @property
+    def work_steps(self) -> int:
+        """How many steps rows that come together should have: several must fit into play."""
+        return max(1, self.play_steps // 8)
 
     @property
     def whole(self) -> bool:

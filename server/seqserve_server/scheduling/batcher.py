@@ -117,7 +117,7 @@ class Batcher:
         self.pool = Pool(
             runner.cost,
             slots=self._store.slots,
-            steps=self._store.steps,
+            steps=runner.play_steps,
             whole=runner.whole,
             max_row_steps=runner.max_row_steps,
             lanes=lanes,

@@ -21,9 +21,8 @@ from seqserve_server.scheduling.work import MAX_ROWS, Work
 Number = TypeVar("Number", bound=np.generic)
 
 _STORE_BYTES = 32 << 20
-"""For values, and again for state and results: more only where a single ticket needs it."""
+"""For state and results."""
 MOST_SLOTS = 2048
-MOST_STEPS = 131_072
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +79,8 @@ class RowStore:
         )
         self.slots = min(max(_STORE_BYTES // (4 * row_numbers), MAX_ROWS), MOST_SLOTS)
         """How many rows it holds."""
-        self.steps = min(max(_STORE_BYTES // (8 * runner.features), 1), MOST_STEPS)
-        """How many steps it holds at once, all rows together; more for a single ticket."""
-        self._values = np.empty((2 * self.steps, runner.features), np.float32)
+        # Twice the steps in play: half of it may have been read already.
+        self._values = np.empty((2 * runner.play_steps, runner.features), np.float32)
         self._spare = np.empty_like(self._values)  # takes memory once it is written to
         self._end = 0
         self._next = np.zeros(self.slots, np.int64)

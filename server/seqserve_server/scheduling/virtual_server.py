@@ -30,7 +30,7 @@ from seqserve_server.errors import QueueFull
 from seqserve_server.scheduling.admission import Admission
 from seqserve_server.scheduling.cost import DEFAULT, Coefficients, CostModel
 from seqserve_server.scheduling.pool import Batch, Group, Pool, Turn
-from seqserve_server.scheduling.row_store import MOST_SLOTS, MOST_STEPS
+from seqserve_server.scheduling.row_store import MOST_SLOTS
 from seqserve_server.scheduling.stats import Stats
 from seqserve_server.scheduling.ticket import Ticket
 from seqserve_server.scheduling.work import MAX_ROWS, ServiceClass
@@ -56,7 +56,7 @@ class ServerModel:
     """What network and client add to the latency of a call, half of it on the way there."""
     slots: int = MOST_SLOTS
     """Rows in play at most, at least MAX_ROWS in a real server; as `Pool`."""
-    steps: int = MOST_STEPS
+    steps: int = 131_072
     """Steps in play at most; as `Pool`."""
     whole: bool = False
     """Whether rows run to their end at once, as those of bidirectional models do."""

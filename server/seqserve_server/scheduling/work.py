@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
+import numpy as np
+
 from seqserve.graph import Outputs, State
 from seqserve.ragged import RaggedBatch
 from seqserve_server.runner import Runner
@@ -65,9 +67,20 @@ class Scheduler(Protocol):
         ...
 
 
-def parts(batch: RaggedBatch) -> list[RaggedBatch]:
-    """Cuts a request, in its order, into parts of at most MAX_ROWS sequences."""
-    if len(batch) <= MAX_ROWS:  # as nearly every request is
+def parts(batch: RaggedBatch, max_steps: int) -> list[RaggedBatch]:
+    """Cuts a request, in its order, into parts that can come into play.
+
+    Args:
+        batch: The request's sequences.
+        max_steps: Steps of a part, of which each has at most MAX_ROWS rows; a longer sequence is a
+            part of its own.
+    """
+    if len(batch) <= MAX_ROWS and batch.steps <= max_steps:  # as nearly every request is
         return [batch]
-    starts = range(0, len(batch), MAX_ROWS)
-    return [batch.slice(start, min(start + MAX_ROWS, len(batch))) for start in starts]
+    cuts, first = [], 0
+    while first < len(batch):
+        fitting = int(np.searchsorted(batch.offsets, batch.offsets[first] + max_steps, "right")) - 1
+        stop = max(first + 1, min(fitting, first + MAX_ROWS, len(batch)))
+        cuts.append(batch.slice(first, stop))
+        first = stop
+    return cuts

@@ -81,6 +81,7 @@ def make_runner(
         GraphRunner(graph, run),
         features=FEATURES,
         classes=2,
+        max_steps=1 << 15,
         max_row_steps=max_row_steps,
         cost=CostModel(cost) if cost else CostModel(),
     )

@@ -30,4 +30,6 @@ def real_runner(models: Path) -> Callable[[str], Runner]:
 @pytest.fixture
 def small_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """Row stores made from now on hold the steps of a few rows only, so that they fill up."""
+    for name in ("_PLAY_BYTES", "_LONG_PLAY_BYTES"):
+        monkeypatch.setattr(f"seqserve_server.runner.{name}", 4 * 2 * 300)
     monkeypatch.setattr("seqserve_server.scheduling.row_store._STORE_BYTES", 8 * 2 * 300)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from seqserve.graph import Outputs
 from seqserve.v1.manifest_pb2 import Graph
 from seqserve_server.runner import Runner
 from seqserve_server.scheduling.batcher import Batcher, Prepared, Settled, WorkTicket
-from seqserve_server.scheduling.cost import DEFAULT, Coefficients
+from seqserve_server.scheduling.cost import DEFAULT, Coefficients, CostModel
 from seqserve_server.scheduling.pool import Slots
 from seqserve_server.scheduling.row_store import Feed, RowStore, Workspace
 from seqserve_server.scheduling.ticket import Ticket
@@ -258,8 +259,7 @@ def test_the_bits_of_real_models_are_those_of_a_batch_of_one(
     real_runner: Callable[[str], Runner], name: str, cost: Coefficients
 ) -> None:
     loaded = real_runner(name)
-    runner = Runner(loaded.graph, loaded.features, loaded.classes, loaded.max_row_steps)
-    runner.cost.now = cost
+    runner = replace(loaded, cost=CostModel(cost))
     played = Played(runner)
     played.play(_random_ops(5, 40))
 
