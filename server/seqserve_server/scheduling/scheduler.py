@@ -92,7 +92,7 @@ class LaneScheduler:
         self._lock = threading.Lock()  # guards the batchers, the statistics and `_resting`
         self._batchers: WeakKeyDictionary[Runner, Batcher] = WeakKeyDictionary()
         self._stats = Stats()
-        self._resting = 0
+        self._resting: dict[threading.Thread, float] = {}  # since when
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lanes = [
@@ -122,7 +122,9 @@ class LaneScheduler:
     def stats(self) -> Stats:
         """What the lanes did so far."""
         with self._lock:
-            return self._stats.copy()
+            stats = self._stats.copy()
+            stats.idle_s += sum(self._clock() - since for since in self._resting.values())
+        return stats
 
     async def close(self) -> None:
         """Gives up what is not answered yet, and lets the lanes end."""
@@ -182,7 +184,7 @@ class LaneScheduler:
             self._take_in()
             prepared = self._prepare(now, workspace)
             if prepared is None:
-                self._resting += 1
+                self._resting[threading.current_thread()] = self._clock()
             elif self._resting and self._has_more():
                 self._inbox.put(None)  # wakes a lane that rests
             self._interactive_waits = False
@@ -233,11 +235,9 @@ class LaneScheduler:
 
     def _rest(self) -> None:
         """Waits until something comes."""
-        began = self._clock()
         ticket = self._inbox.get()
         with self._lock:
-            self._resting -= 1
-            self._stats.idle_s += self._clock() - began
+            self._stats.idle_s += self._clock() - self._resting.pop(threading.current_thread())
             if ticket is not None:
                 self._take(ticket)
 

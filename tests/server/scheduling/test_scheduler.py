@@ -525,3 +525,20 @@ async def test_a_bulk_turn_yields_as_long_as_interactive_rows_are_ready() -> Non
 
     # At most the run that each lane was in when they came goes before them.
     assert order[begun : begun + 8].count(True) >= 5
+
+
+async def test_a_lane_that_rests_is_seen_to_be_idle(held: Held) -> None:
+    now = [0.0]
+    async with _scheduler(now=now) as scheduler:
+        answer = scheduler.submit(make_work(held.runner, [4]))
+        await held.entered()
+        now[0] = 3.0
+        held.open()
+        await _outcomes(answer)
+        # The border at which the lane finds nothing to do is not far.
+        while not scheduler._resting:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        before = scheduler.stats().idle_s
+        now[0] = 10.0
+
+        assert scheduler.stats().idle_s - before == pytest.approx(7.0)
