@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -496,15 +497,21 @@ def _fail(*_: object) -> None:
 async def test_a_bulk_turn_yields_as_long_as_interactive_rows_are_ready() -> None:
     """With several lanes too, whichever of them takes the first of the rows."""
     cost = Coefficients(turn=1e-3, run=1e-4, step=1e-9, row=1e-9, row_step=8e-6, carry=1e-9)
-    order: list[bool] = []
-    gate = threading.Semaphore(0)
+    gates = [threading.Event() for _ in range(1000)]  # one a run, in the order of their beginning
+    order: dict[int, ServiceClass] = {}
+    numbers = count()
     entered = threading.Semaphore(0)
 
     def run(output_names: Sequence[str], input_feed: Mapping[str, NDArray[Any]]) -> Sequence[Array]:
-        order.append(bool((input_feed["values"] == 1.0).all()))
+        number = next(numbers)
+        bulk = bool((input_feed["values"] != 1.0).any())
+        order[number] = ServiceClass.BULK if bulk else ServiceClass.INTERACTIVE
         entered.release()
-        assert gate.acquire(timeout=TIMEOUT_S)
+        assert gates[number].wait(TIMEOUT_S)
         return checksums(output_names, input_feed)
+
+    async def another_has_entered() -> None:
+        assert await asyncio.to_thread(entered.acquire, timeout=TIMEOUT_S)
 
     runner = make_runner(WHOLE, run, cost=cost, max_row_steps=400)
     async with _scheduler(lanes=2) as scheduler:
@@ -512,19 +519,22 @@ async def test_a_bulk_turn_yields_as_long_as_interactive_rows_are_ready() -> Non
             scheduler.submit(make_work(runner, [20] * 20, service_class=ServiceClass.BULK))
             for _ in range(30)
         ]
-        for _ in range(2):  # both lanes are in a bulk turn
-            assert await asyncio.to_thread(entered.acquire, timeout=TIMEOUT_S)
+        await another_has_entered()
+        await another_has_entered()
         works = [make_work(runner, [20] * 20) for _ in range(6)]
         for work in works:
             work.rows.values[:] = 1.0
-        begun = len(order)
         interactive = [scheduler.submit(work) for work in works]
-        gate.release(1 << 20)
-        await _outcomes(*interactive)
-        await _outcomes(*bulk)
+        gates[0].set()
+        await another_has_entered()  # the lane that had the first run has taken some of the rows
+        gates[1].set()
+        await another_has_entered()
+        for gate in gates:
+            gate.set()
+        await _outcomes(*interactive, *bulk)
 
-    # At most the run that each lane was in when they came goes before them.
-    assert order[begun : begun + 8].count(True) >= 5
+    first_four = [order[number] for number in range(4)]
+    assert first_four == [ServiceClass.BULK] * 2 + [ServiceClass.INTERACTIVE] * 2
 
 
 async def test_a_lane_that_rests_is_seen_to_be_idle(held: Held) -> None:
