@@ -84,8 +84,7 @@ class GraphRunner:
             for tensor in self.state_tensors
         ]
         self._initial = {tensor.name: tensor.initial for tensor in self.state_tensors}
-        self._begin: dict[str, Array] = {}
-        self._begin_rows = 0
+        self._begin: tuple[int, dict[str, Array]] = (0, {})
 
     def __call__(
         self,
@@ -130,10 +129,10 @@ class GraphRunner:
 
     def _beginning(self, rows: int) -> State:
         """As `initial_state`, but a view of what was made before: nobody may write to it."""
-        if rows > self._begin_rows:
-            self._begin = self.initial_state(2 * rows)
-            self._begin_rows = 2 * rows
-        begin = self._begin
+        made, begin = self._begin
+        if rows > made:
+            begin = self.initial_state(2 * rows)
+            self._begin = (2 * rows, begin)  # in one step: other threads may call as well
         return {
             name: np.ascontiguousarray(begin[name][(*_ALL[:axis], slice(rows))])
             for name, _, _, axis in self._state

@@ -3,8 +3,8 @@
 They are started by multiprocessing's spawn. A fork would be quicker and share memory, but it
 copies locks of threads that it does not copy, which neither gRPC nor onnxruntime promise to
 survive. Starting our own interpreter by hand would save what spawn repeats, the command line's
-imports (0.08 s and 4 MiB of 100 a process) and its resource tracker (10 MiB once), and would have
-to invent what spawn has: the same search path and interpreter options, and a pipe for secrets.
+imports, and its resource tracker, and would have to invent what spawn has: the same search path and
+interpreter options, and a pipe for secrets.
 """
 
 from __future__ import annotations

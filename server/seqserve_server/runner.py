@@ -13,7 +13,8 @@ _PLAY_BYTES = 16 << 20
 """Of the values in play."""
 _LONG_PLAY_BYTES = 256 << 20
 """The same, where rows are so long that it would hold fewer than eight."""
-_PLAY_STEPS = 131_072
+PLAY_STEPS = 131_072
+"""Steps in play beyond which more of them are no better to choose from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class Runner:
         """How many steps the rows in play may have together: enough to choose from."""
         most = _PLAY_BYTES // (4 * self.features)
         roomy = _LONG_PLAY_BYTES // (4 * self.features)
-        return max(1, min(most, _PLAY_STEPS), min(8 * self.max_steps, roomy))
+        return max(1, min(most, PLAY_STEPS), min(8 * self.max_steps, roomy))
 
     @property
     def work_steps(self) -> int:

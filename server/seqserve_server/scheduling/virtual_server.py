@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqserve_server.errors import QueueFull
+from seqserve_server.runner import PLAY_STEPS
 from seqserve_server.scheduling.admission import Admission
 from seqserve_server.scheduling.cost import DEFAULT, Coefficients, CostModel
 from seqserve_server.scheduling.pool import Batch, Group, Pool, Turn
@@ -56,7 +57,7 @@ class ServerModel:
     """What network and client add to the latency of a call, half of it on the way there."""
     slots: int = MOST_SLOTS
     """Rows in play at most, at least MAX_ROWS in a real server; as `Pool`."""
-    steps: int = 131_072
+    steps: int = PLAY_STEPS
     """Steps in play at most; as `Pool`."""
     whole: bool = False
     """Whether rows run to their end at once, as those of bidirectional models do."""
