@@ -142,18 +142,17 @@ def _neighbours(
     now = cost.now
     steps = lengths[position]
     may_waste = (now.run + now.step * steps) / now.row_step  # row-steps that another run costs
-    most = _most_rows(steps, cost, max_row_steps)
     first = last = position
     wasted = 0
-    while last + 1 < len(lengths) and last - first + 1 < most and not taken[last + 1]:
+    while last + 1 < len(lengths) and not taken[last + 1]:
         longer, rows = lengths[last + 1], last + 1 - first
         more = wasted + (longer - lengths[last]) * rows
-        if more > may_waste / 2 or longer * (rows + 1) > max_row_steps:
+        if more > may_waste / 2 or rows + 1 > _most_rows(longer, cost, max_row_steps):
             break
         wasted = more
         last += 1
     steps = lengths[last]
-    most = max(last - first + 1, _most_rows(steps, cost, max_row_steps))
+    most = _most_rows(steps, cost, max_row_steps)
     while first > 0 and last - first + 1 < most and not taken[first - 1]:
         wasted += steps - lengths[first - 1]
         if wasted > may_waste:
