@@ -9,20 +9,20 @@ Left out is what a product needs and a benchmark does not: deadlines, live state
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
 
 from seqserve.graph import Array, GraphRunner, Outputs
+from seqserve_server import cores
 from seqserve_server.errors import Draining, QueueFull
-from seqserve_server.scheduling.work import Work
+from seqserve_server.scheduling.work import Leave, Outcome, Work
 
 MAX_ROWS = 64
 MAX_DELAY_S = 0.002
@@ -38,10 +38,11 @@ class _Request:
 
     work: Work
     graph: GraphRunner
-    future: asyncio.Future[Outputs]
+    tell: Callable[[Outcome], None]
     arrived: float
     offsets: list[int]
     missing: int
+    over: bool = False
     logits: Array | None = None
     probabilities: Array | None = None
 
@@ -83,24 +84,21 @@ class LengthBucketed:
         self._steps = 0
         self._buckets: dict[tuple[GraphRunner, int], _Bucket] = {}
         self._changed = threading.Condition()  # guards all of the above and `_closed`
+        self._settling = threading.Lock()  # rows of a request may be on several lanes
         self._closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._lanes = [threading.Thread(target=self._run_lane, daemon=True) for _ in range(lanes)]
 
     def start(self) -> None:
         """As `Scheduler.start`."""
-        self._loop = asyncio.get_running_loop()
         for lane in self._lanes:
             lane.start()
 
-    def submit(self, work: Work) -> asyncio.Future[Outputs]:
-        """As `Scheduler.submit`."""
-        assert self._loop is not None, "start() comes first"
+    def submit(self, work: Work, tell: Callable[[Outcome], None]) -> Leave:
+        """As `Scheduler.submit`; rows whose caller has left run all the same."""
         assert work.state is None, "live sequences are the product's alone"
-        future: asyncio.Future[Outputs] = self._loop.create_future()
         graph = work.runner.graph
         request = _Request(
-            work, graph, future, time.monotonic(), work.rows.offsets.tolist(), len(work.rows)
+            work, graph, tell, time.monotonic(), work.rows.offsets.tolist(), len(work.rows)
         )
         with self._changed:
             if self._closed:
@@ -111,9 +109,9 @@ class LengthBucketed:
             for index, length in enumerate(work.rows.lengths.tolist()):
                 self._bucket(graph, length).rows.append((request, index))
             self._changed.notify()
-        return future
+        return lambda: None
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """As `Scheduler.close`."""
         with self._changed:
             self._closed = True
@@ -121,10 +119,9 @@ class LengthBucketed:
             rows = [row for bucket in self._buckets.values() for row in bucket.rows]
             self._buckets.clear()
         for request, _ in rows:
-            if not request.future.done():
-                request.future.set_exception(Draining())
+            _end(request, Draining())
         for lane in self._lanes:
-            await asyncio.to_thread(lane.join)
+            lane.join()
 
     def _bucket(self, graph: GraphRunner, length: int) -> _Bucket:
         key = (graph, bisect_left(self._borders, length))
@@ -136,8 +133,9 @@ class LengthBucketed:
     def _run_lane(self) -> None:
         while rows := self._next():
             outcome = _run(rows)
-            assert self._loop is not None
-            self._loop.call_soon_threadsafe(_settle, rows, outcome)
+            with self._settling:
+                _settle(rows, outcome)
+            cores.give_way()  # as the product's lanes do
 
     def _next(self) -> list[_Row]:
         """Waits for the next batch; none once the scheduler is closed."""
@@ -199,13 +197,11 @@ def _padded(views: list[Array], longest: int) -> Array:
     return padded
 
 
-def _settle(rows: list[_Row], outcome: Outputs | Exception) -> None:
+def _settle(rows: list[_Row], outcome: Outcome) -> None:
     """Gives the rows their outputs, and answers the requests that have all of theirs."""
     for position, (request, index) in enumerate(rows):
-        if request.future.done():  # cancelled, or another of its rows failed
-            continue
         if isinstance(outcome, Exception):
-            request.future.set_exception(outcome)
+            _end(request, outcome)
             continue
         if request.logits is None or request.probabilities is None:
             shape = (len(request.work.rows), outcome.logits.shape[1])
@@ -215,4 +211,11 @@ def _settle(rows: list[_Row], outcome: Outputs | Exception) -> None:
         request.probabilities[index] = outcome.probabilities[position]
         request.missing -= 1
         if not request.missing:
-            request.future.set_result(Outputs(request.logits, request.probabilities, {}))
+            _end(request, Outputs(request.logits, request.probabilities, {}))
+
+
+def _end(request: _Request, outcome: Outcome) -> None:
+    """Tells the caller, once."""
+    if not request.over:
+        request.over = True
+        request.tell(outcome)

@@ -14,19 +14,22 @@ from functools import cache
 
 import numpy as np
 
+from benchmarks.calls import CLASSIFY
 from seqserve import ragged
 from seqserve.v1 import classifier_pb2 as pb
 from seqserve.v1 import classifier_pb2_grpc, sequences_pb2
 from seqserve_server import transport
+from seqserve_server.native_listener import Method, Tell
 from seqserve_server.options import MAX_MESSAGE_BYTES, Transport
 from seqserve_server.process import log_to_stderr
+from seqserve_server.scheduling.work import Leave
 from seqserve_server.status import Context
 
 CLASSES = 9
 
 
 class Echo(classifier_pb2_grpc.SequenceClassifierServicer):
-    """Answers at once, and always the same."""
+    """Answers at once, and always the same; for grpcio."""
 
     async def Classify(  # noqa: N802
         self, request: pb.ClassifyRequest, context: Context
@@ -39,6 +42,12 @@ class Echo(classifier_pb2_grpc.SequenceClassifierServicer):
     ) -> pb.AdvanceResponse:
         """Is not measured."""
         raise NotImplementedError
+
+
+def echo(request: pb.ClassifyRequest, _size: int, _deadline: float, tell: Tell) -> Leave:
+    """The same for the native transport, on the thread that takes the calls."""
+    tell(_response(len(request.sequences.lengths)))
+    return lambda: None
 
 
 @cache
@@ -68,14 +77,19 @@ def main() -> None:
 async def _serve(chosen: Transport) -> None:
     terminated = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
-    server = transport.create(chosen, MAX_MESSAGE_BYTES)
-    classifier_pb2_grpc.add_SequenceClassifierServicer_to_server(Echo(), server)
-    port = transport.bind(server, "127.0.0.1:0")
-    await server.start()
+    server = transport.grpcio(MAX_MESSAGE_BYTES)
+    listener: transport.Listener = server
+    if chosen is Transport.NATIVE:
+        methods = [Method(CLASSIFY, pb.ClassifyRequest.FromString, echo)]
+        listener = transport.native(methods, server, MAX_MESSAGE_BYTES)
+    else:
+        classifier_pb2_grpc.add_SequenceClassifierServicer_to_server(Echo(), server)
+    port = transport.bind(listener, "127.0.0.1:0")
+    await listener.start()
     logging.info("listening on 127.0.0.1:%d (%s transport)", port, chosen)
     logging.info("echo ready in 0 s")
     await terminated.wait()
-    await server.stop(1.0)
+    await listener.stop(1.0)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 """Two lanes against one: the server's scheduler in-process, without gRPC, on both cores.
 
-The caller, an event loop that submits and takes results, lives in the same process on the same two
+The caller, a thread that submits and takes results, lives in the same process on the same two
 cores: what it needs is missing to the second lane.
 """
 
 from __future__ import annotations
 
-import asyncio
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from benchmarks import figures, harness
@@ -22,7 +23,7 @@ from seqserve.ragged import RaggedBatch
 from seqserve_server import loading, serving, sessions
 from seqserve_server.options import ExecutionProvider
 from seqserve_server.runner import Runner
-from seqserve_server.scheduling.work import Scheduler, Work
+from seqserve_server.scheduling.work import Outcome, Scheduler, Work
 from seqserve_server.settings import Settings
 
 SIZE = 32
@@ -76,31 +77,34 @@ def _measure(
     served, _ = loading.load(folder, sessions.opener(ExecutionProvider.CPU))
     settings = Settings(repository, lanes=lanes)
 
-    async def measure() -> float:
+    def measure() -> float:
         scheduler = make_scheduler(settings)
         scheduler.start()
         try:
-            await _seconds(scheduler, served.runner, parts[: 2 * IN_FLIGHT])  # warms up
-            return SIZE * len(parts) / await _seconds(scheduler, served.runner, parts)
+            _seconds(scheduler, served.runner, parts[: 2 * IN_FLIGHT])  # warms up
+            return SIZE * len(parts) / _seconds(scheduler, served.runner, parts)
         finally:
-            await scheduler.close()
+            scheduler.close()
 
-    return lambda: asyncio.run(measure())
+    return measure
 
 
-async def _seconds(scheduler: Scheduler, runner: Runner, parts: list[RaggedBatch]) -> float:
+def _seconds(scheduler: Scheduler, runner: Runner, parts: list[RaggedBatch]) -> float:
     """Until every part is answered, IN_FLIGHT of them under way at a time."""
-    remaining = iter(parts)
-
-    async def caller() -> None:
-        for part in remaining:
-            await scheduler.submit(Work(runner, part, None, deadline=float("inf")))
-
+    answered: SimpleQueue[Outcome] = SimpleQueue()
     begin = time.perf_counter()
-    async with asyncio.TaskGroup() as callers:
-        for _ in range(IN_FLIGHT):
-            callers.create_task(caller())
+    for count, part in enumerate(parts):
+        if count >= IN_FLIGHT:
+            _check(answered.get())
+        scheduler.submit(Work(runner, part, None, deadline=math.inf), answered.put)
+    for _ in range(min(IN_FLIGHT, len(parts))):
+        _check(answered.get())
     return time.perf_counter() - begin
+
+
+def _check(outcome: Outcome) -> None:
+    if isinstance(outcome, Exception):
+        raise outcome
 
 
 def make_scheduler(settings: Settings) -> Scheduler:

@@ -41,7 +41,7 @@ def serve(
             envvar="SEQSERVE_PROCESSES",
             min=1,
             help="Whole servers that share the port, each with its own models, lanes and health: "
-            "for hosts where one event loop is the limit.",
+            "for hosts where one interpreter is the limit.",
             rich_help_panel=Panel.PORT,
         ),
     ] = options.PROCESSES,

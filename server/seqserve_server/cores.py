@@ -1,9 +1,13 @@
-"""How many cores this process was granted: by affinity and cgroup quota, not by the host."""
+"""How many cores this process was granted, and how its threads share them.
+
+Granted by affinity and cgroup quota, not by the host.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -19,6 +23,32 @@ def granted(processes: int = 1) -> int:
     affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     cores = len(affinity) if affinity else os.cpu_count() or 1
     return max(1, int(min(cores, quota())) // processes)
+
+
+def give_way() -> None:
+    """Lets other threads that wait for this core go first."""
+    if hasattr(os, "sched_yield"):
+        os.sched_yield()
+
+
+@contextmanager
+def patient_threads() -> Iterator[None]:
+    """Threads begun within interrupt no other when they wake: on Linux, sched(7), SCHED_BATCH.
+
+    On a core of its own such a thread runs at once all the same. On one that it shares it waits
+    until the other gives way or its slice is over, and then has more to do at a time.
+    """
+    if not hasattr(os, "SCHED_BATCH"):
+        yield
+        return
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    with suppress(OSError):  # where it is not allowed, they are threads like others
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.sched_setscheduler(0, policy, priority)
 
 
 def quota(cgroups: Path = CGROUPS, own_cgroup: Path = OWN_CGROUP) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -15,10 +17,19 @@ from seqserve.ragged import RaggedBatch
 from seqserve_server import validation
 from seqserve_server.answers import Answers, answer
 from seqserve_server.errors import Draining, InvalidRequest, ModelNotFound
-from seqserve_server.scheduling.work import Scheduler, ServiceClass, Work, parts
+from seqserve_server.scheduling.work import (
+    Leave,
+    Outcome,
+    Scheduler,
+    ServiceClass,
+    Work,
+    parts,
+)
 from seqserve_server.served_model import ServedModel
 from seqserve_server.tokens import InvalidToken, Token, TokenSealer
 from seqserve_server.validation import RequestLimits
+
+_T = TypeVar("_T")
 
 Find = Callable[[str, int], ServedModel]
 """The served version of a model, the newest for 0; raises ModelNotFound or ModelLoading."""
@@ -37,7 +48,12 @@ class Advanced:
 
 
 class Engine:
-    """Answers for sequences, by the models that are served.
+    """Answers for sequences, by the models that are served. Any thread may ask.
+
+    What is asked for is told to a callback: `tell` is called once, on another thread perhaps and
+    before the call returns perhaps, with the answer or with why there is none: DeadlineSpent,
+    Draining, or what the runner raised. The call returns how to leave: who has left is told no
+    more, but for what is on its way at that moment.
 
     Args:
         find: Finds the model.
@@ -54,17 +70,18 @@ class Engine:
         self._scheduler = scheduler
         self._sealer = sealer
         self._draining = False
-        self._calls = 0
-        self._idle = asyncio.Event()
+        self._counting = threading.Lock()  # guards the two below
+        self._requests = 0
+        self._idle = threading.Event()
         self._idle.set()
 
     def drain(self) -> None:
         """Refuses every call from now on; those that run go on."""
         self._draining = True
 
-    async def until_idle(self) -> None:
-        """Waits until no call runs."""
-        await self._idle.wait()
+    def wait_until_idle(self, timeout_s: float) -> bool:
+        """Waits until no request is under way; whether that came about."""
+        return self._idle.wait(timeout_s)
 
     def model(self, name: str, version: int) -> ServedModel:
         """The model to answer; the newest that is served where `version` is 0.
@@ -117,20 +134,22 @@ class Engine:
                 )
         return model, opened
 
-    async def classify(
+    def classify(
         self,
         model: ServedModel,
         sequences: RaggedBatch,
+        tell: Callable[[Answers | Exception], None],
         *,
         top_k: int,
         deadline: float,
         service_class: ServiceClass = ServiceClass.INTERACTIVE,
-    ) -> Answers:
+    ) -> Leave:
         """An answer for each sequence, in order.
 
         Args:
             model: Who answers.
             sequences: Whole sequences.
+            tell: Told the answers, or why there are none.
             top_k: How many classes to name; 0 for the whole distribution.
             deadline: When the caller stops waiting, on the monotonic clock.
             service_class: Whether it goes before other calls or behind them.
@@ -139,29 +158,29 @@ class Engine:
             InvalidRequest, QueueFull, DeadlineSpent, Draining.
         """
         self._check(model, sequences, top_k, "sequences")
-        outputs = await self._run(
-            [
-                Work(model.runner, part, None, deadline, service_class)
-                for part in parts(sequences, model.runner.work_steps)
-            ]
-        )
-        return _answers(model, outputs, top_k)
+        works = [
+            Work(model.runner, part, None, deadline, service_class)
+            for part in parts(sequences, model.runner.work_steps)
+        ]
+        return self._run(works, lambda outputs: _answers(model, outputs, top_k), tell)
 
-    async def advance(
+    def advance(
         self,
         model: ServedModel,
         steps: RaggedBatch,
         tokens: Sequence[Token | None],
+        tell: Callable[[Advanced | Exception], None],
         *,
         top_k: int,
         deadline: float,
-    ) -> Advanced:
+    ) -> Leave:
         """The answer of each live sequence after its new steps, and its next token.
 
         Args:
             model: Who answers, of `model_of_tokens`.
             steps: The new steps of each sequence.
             tokens: One for each sequence, None where it is new; or none at all.
+            tell: Told the answers and tokens, or why there are none.
             top_k: As in `classify`.
             deadline: As in `classify`.
 
@@ -177,25 +196,24 @@ class Engine:
             )
         self._check(model, steps, top_k, "steps")
         states = iter([token.state if token else None for token in tokens])
-        outputs = await self._run(
-            [
-                Work(
-                    model.runner,
-                    part,
-                    model.state_codec.state([*islice(states, len(part))]),
-                    deadline,
-                )
-                for part in parts(steps, model.runner.work_steps)
-            ]
-        )
+        works = [
+            Work(
+                model.runner, part, model.state_codec.state([*islice(states, len(part))]), deadline
+            )
+            for part in parts(steps, model.runner.work_steps)
+        ]
         before = [token.steps if token else 0 for token in tokens]
         total = [old + new for old, new in zip(before, steps.lengths.tolist(), strict=True)]
-        rows = [row for part in outputs for row in model.state_codec.rows(part.state)]
-        sealed = [
-            self._sealer.seal(Token(model.digest, model.version, count, state))
-            for count, state in zip(total, rows, strict=True)
-        ]
-        return Advanced(_answers(model, outputs, top_k), sealed, total)
+
+        def advanced(outputs: list[Outputs]) -> Advanced:
+            rows = [row for part in outputs for row in model.state_codec.rows(part.state)]
+            sealed = [
+                self._sealer.seal(Token(model.digest, model.version, count, state))
+                for count, state in zip(total, rows, strict=True)
+            ]
+            return Advanced(_answers(model, outputs, top_k), sealed, total)
+
+        return self._run(works, advanced, tell)
 
     def _check(self, model: ServedModel, batch: RaggedBatch, top_k: int, field: str) -> None:
         validation.check_batch(batch, model, self.limits, field)
@@ -211,30 +229,113 @@ class Engine:
                 f"the token of sequence {index} {error}", field=f"tokens[{index}]"
             ) from error
 
-    async def _run(self, works: Sequence[Work]) -> list[Outputs]:
-        """The outputs of every part, or of none: where one fails, the others are dropped."""
-        self._calls += 1
-        self._idle.clear()
-        try:
-            if len(works) == 1:  # as nearly always
-                return [await self._scheduler.submit(works[0])]
-            return await self._run_parts(works)
-        finally:
-            self._calls -= 1
-            if not self._calls:
+    def _run(
+        self,
+        works: Sequence[Work],
+        finish: Callable[[list[Outputs]], _T],
+        tell: Callable[[_T | Exception], None],
+    ) -> Leave:
+        request = _Request(len(works), finish, tell, self._ended)
+        with self._counting:
+            if not self._requests:
+                self._idle.clear()
+            self._requests += 1
+        request.begin(self._scheduler, works)
+        return request.leave
+
+    def _ended(self) -> None:
+        with self._counting:
+            self._requests -= 1
+            if not self._requests:
                 self._idle.set()
 
-    async def _run_parts(self, works: Sequence[Work]) -> list[Outputs]:
-        futures: list[asyncio.Future[Outputs]] = []
+
+class _Request(Generic[_T]):
+    """The parts of a request under way: told the outputs of every part, or of none.
+
+    Args:
+        parts: How many there are.
+        finish: Makes the answer of the outputs.
+        tell: Told the answer, or why there is none.
+        ended: Called when it is over, however it ends.
+    """
+
+    __slots__ = ("_ended", "_finish", "_leaves", "_lock", "_missing", "_outputs", "_over", "_tell")
+
+    def __init__(
+        self,
+        parts: int,
+        finish: Callable[[list[Outputs]], _T],
+        tell: Callable[[_T | Exception], None],
+        ended: Callable[[], None],
+    ) -> None:
+        self._finish = finish
+        self._tell = tell
+        self._ended = ended
+        self._lock = threading.Lock()  # lanes may end parts at the same time; guards what follows
+        self._outputs: list[Outputs | None] = [None] * parts
+        self._missing = parts
+        self._leaves: list[Leave] = []
+        self._over = False
+
+    def begin(self, scheduler: Scheduler, works: Sequence[Work]) -> None:
+        """Submits the parts.
+
+        Raises:
+            What `Scheduler.submit` raises, of any part; the others are dropped.
+        """
+        for index, work in enumerate(works):
+            try:
+                leave = scheduler.submit(work, partial(self._part, index))
+            except Exception:
+                if self._end(None):
+                    raise
+                return  # another part has failed already, and the caller has been told
+            with self._lock:
+                if not self._over:
+                    self._leaves.append(leave)
+                    continue
+            leave()
+
+    def leave(self) -> None:
+        """Drops it: nobody waits for it any more."""
+        self._end(None)
+
+    def _part(self, index: int, outcome: Outcome) -> None:
+        """What became of a part."""
+        if isinstance(outcome, Exception):
+            self._end(outcome)
+            return
+        with self._lock:
+            self._outputs[index] = outcome
+            self._missing -= 1
+            if self._missing:
+                return
+            self._leaves.clear()
+        answer: _T | Exception
         try:
-            # A loop, not a comprehension: what was submitted before QueueFull is to be dropped.
-            for work in works:
-                futures.append(self._scheduler.submit(work))  # noqa: PERF401
-            return [await future for future in futures]
+            answer = self._finish([output for output in self._outputs if output is not None])
+        except Exception as error:  # whatever it is, the caller is told
+            answer = error
+        self._end(answer)
+
+    def _end(self, answer: _T | Exception | None) -> bool:
+        """Ends it with what is to be told, if nothing else has; whether nothing had."""
+        with self._lock:
+            if self._over:
+                return False
+            self._over = True
+            leaves, self._leaves = self._leaves, []
+        for leave in leaves:
+            leave()
+        tell = self._tell
+        del self._tell  # it may hold the way to leave, and must not wait for the garbage collector
+        try:
+            if answer is not None:
+                tell(answer)
         finally:
-            for future in futures:
-                if not future.cancel() and not future.cancelled():
-                    future.exception()  # or asyncio complains that nobody looked
+            self._ended()
+        return True
 
 
 def _answers(model: ServedModel, outputs: list[Outputs], top_k: int) -> Answers:

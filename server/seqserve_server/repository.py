@@ -1,8 +1,8 @@
 """The versions of a model repository on this server, and the life of each.
 
 Every change happens on the event loop and leaves a consistent table behind, so that `find`
-needs no lock; what takes time (reading, opening, proving) happens on a thread of its own. A
-version that leaves the table is freed when the last work that runs on it is done.
+needs no lock on any thread; what takes time (reading, opening, proving) happens on a thread of its
+own. A version that leaves the table is freed when the last work that runs on it is done.
 """
 
 from __future__ import annotations
@@ -266,7 +266,7 @@ class Repository:
             self._newest.pop(name, None)
 
     def _why_not(self, name: str, version: int) -> ModelNotFound | ModelLoading:
-        known = self._entries.get(name, {})
+        known = dict(self._entries.get(name, {}))  # as it is now
         asked = f"{name} version {version}" if version else f"model {name}"
         candidates = [known[version]] if version in known else [] if version else [*known.values()]
         # Before the first look at the folder is over, nobody can say that it lacks something.

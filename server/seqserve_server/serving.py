@@ -6,10 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from types import TracebackType
 
-import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -25,11 +23,16 @@ from seqserve_server import loading, sessions, transport
 from seqserve_server.engine import Engine
 from seqserve_server.errors import RepositoryMissing
 from seqserve_server.health import Health
+from seqserve_server.options import Transport
 from seqserve_server.repository import Entry, Repository
 from seqserve_server.scheduling.scheduler import LaneScheduler
 from seqserve_server.scheduling.work import Scheduler
 from seqserve_server.servicers.catalog import ModelCatalogServicer
-from seqserve_server.servicers.classifier import SequenceClassifierServicer
+from seqserve_server.servicers.classifier import (
+    Classifier,
+    SequenceClassifierServicer,
+    classifier_methods,
+)
 from seqserve_server.servicers.operations import ModelRepositoryServicer
 from seqserve_server.sessions import OpenSession
 from seqserve_server.settings import Settings
@@ -90,7 +93,8 @@ class Server:
             settings.request_limits,
             TokenSealer(settings.token_key or random_key(), settings.token_lifetime_s),
         )
-        self._grpc: grpc.aio.Server | None = None
+        self._classifier = Classifier(self._engine)
+        self._listener: transport.Listener | None = None
         self._loading: asyncio.Task[None] | None = None
         self._reporting: asyncio.Task[None] | None = None
 
@@ -135,12 +139,11 @@ class Server:
         """
         settings = self.settings
         chosen = transport.resolve(settings.transport)
-        server = transport.create(chosen, settings.max_message_bytes, processes=settings.processes)
-        self._add_servicers(server)
+        listener = self._make_listener(chosen)
         await self._health.publish(self._repository.entries())
-        self.port = transport.bind(server, settings.address, processes=settings.processes)
-        await server.start()
-        self._grpc = server
+        self.port = transport.bind(listener, settings.address, processes=settings.processes)
+        await listener.start()
+        self._listener = listener
         if settings.token_key is None:
             _log.info(
                 "no --token-key-file: tokens of live sequences will hold on this process alone"
@@ -178,12 +181,11 @@ class Server:
         await asyncio.sleep(self.settings.drain_pause_s)
         self._engine.drain()
         self._health.close()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._engine.until_idle(), self.settings.drain_grace_s)
-        if self._grpc is not None:
+        await asyncio.to_thread(self._engine.wait_until_idle, self.settings.drain_grace_s)
+        if self._listener is not None:
             await asyncio.sleep(LINGER_S)
-            await self._grpc.stop(CLOSE_S)
-        await self._scheduler.close()
+            await self._listener.stop(CLOSE_S)
+        await asyncio.to_thread(self._scheduler.close)
         for task in (self._loading, self._reporting):
             if task is not None:
                 task.cancel()
@@ -208,19 +210,27 @@ class Server:
         assert self._open_session is not None, "start() comes first"
         return self._open_session
 
-    def _add_servicers(self, server: grpc.aio.Server) -> None:
-        classifier_pb2_grpc.add_SequenceClassifierServicer_to_server(
-            SequenceClassifierServicer(self._engine), server
-        )
+    def _make_listener(self, chosen: Transport) -> transport.Listener:
+        settings = self.settings
+        server = transport.grpcio(settings.max_message_bytes, processes=settings.processes)
         catalog_pb2_grpc.add_ModelCatalogServicer_to_server(
             ModelCatalogServicer(self._repository), server
         )
         repository_pb2_grpc.add_ModelRepositoryServicer_to_server(
-            ModelRepositoryServicer(self._repository, allowed=self.settings.allow_operator_calls),
+            ModelRepositoryServicer(self._repository, allowed=settings.allow_operator_calls),
             server,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(SERVICES, server)
+        if chosen is Transport.NATIVE:
+            methods = classifier_methods(self._classifier)
+            return transport.native(
+                methods, server, settings.max_message_bytes, processes=settings.processes
+            )
+        classifier_pb2_grpc.add_SequenceClassifierServicer_to_server(
+            SequenceClassifierServicer(self._classifier), server
+        )
+        return server
 
 
 def _scheduler(settings: Settings) -> Scheduler:

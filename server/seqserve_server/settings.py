@@ -35,7 +35,7 @@ class Settings:
     """Which versions of which models are offered."""
     processes: int = options.PROCESSES
     """Processes that listen on the address, this one among them. With more than one they share
-    the port by SO_REUSEPORT, and every process has the whole server: its own event loop, models
+    the port by SO_REUSEPORT, and every process has the whole server: its own interpreter, models
     and lanes, and its own health."""
     lanes: int = field(default_factory=cores.granted)
     """Batches that run at the same time in this process, a core each."""

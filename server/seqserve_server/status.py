@@ -10,8 +10,9 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import wraps
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -54,10 +55,43 @@ Response = TypeVar("Response")
 Handler = Callable[[Servicer, Request, Context], Awaitable[Response]]
 
 
+@dataclass(frozen=True)
+class Status:
+    """How a call fails."""
+
+    code: grpc.StatusCode
+    message: str
+    trailing_metadata: tuple[tuple[str, bytes], ...]
+    """With the details."""
+
+
+def status(error: Exception, call: str) -> Status:
+    """The status that an error is; of an unforeseen one without its text, which is logged.
+
+    Args:
+        error: Why the call fails.
+        call: The name of the method, for the log.
+    """
+    code = CODES.get(type(error))  # type: ignore[arg-type]
+    if code is not None and isinstance(error, ServerError):
+        _log.debug("%s: %s: %s", call, type(error).__name__, error)
+        message = str(error)[:_MAX_MESSAGE]
+        return _with_details(code, message, _details(error, message))
+    request_id = secrets.token_hex(8)
+    _log.error(
+        "%s failed for an unforeseen reason; request id %s", call, request_id, exc_info=error
+    )
+    return _with_details(
+        grpc.StatusCode.INTERNAL,
+        f"unforeseen error; the server's log has the details under request id {request_id}",
+        [error_details_pb2.RequestInfo(request_id=request_id)],
+    )
+
+
 def answering(
     handler: Handler[Servicer, Request, Response],
 ) -> Handler[Servicer, Request, Response]:
-    """A handler whose errors reach the caller as statuses; unforeseen ones without their text."""
+    """A handler whose errors reach the caller as statuses."""
     call = handler.__qualname__
 
     @wraps(handler)
@@ -65,37 +99,20 @@ def answering(
         begin = time.perf_counter()
         try:
             response = await handler(servicer, request, context)
-        except tuple(CODES) as error:
-            _log.debug("%s: %s: %s", call, type(error).__name__, error)
-            await _abort(context, error)
-        except Exception:
-            await _abort_unforeseen(context, call)
+        except Exception as error:
+            failed = status(error, call)
+            await context.abort(failed.code, failed.message, failed.trailing_metadata)
         _log.debug("%s: %.2f ms", call, 1e3 * (time.perf_counter() - begin))
         return response
 
     return answer
 
 
-async def _abort(context: Context, error: ServerError) -> NoReturn:
-    message = str(error)[:_MAX_MESSAGE]
-    await _abort_with(context, CODES[type(error)], message, _details(error, message))
-
-
-async def _abort_unforeseen(context: Context, call: str) -> NoReturn:
-    request_id = secrets.token_hex(8)
-    _log.exception("%s failed for an unforeseen reason; request id %s", call, request_id)
-    message = f"unforeseen error; the server's log has the details under request id {request_id}"
-    detail = error_details_pb2.RequestInfo(request_id=request_id)
-    await _abort_with(context, grpc.StatusCode.INTERNAL, message, [detail])
-
-
-async def _abort_with(
-    context: Context, code: grpc.StatusCode, message: str, details: list[Message]
-) -> NoReturn:
-    status = status_pb2.Status(code=code.value[0], message=message)
+def _with_details(code: grpc.StatusCode, message: str, details: list[Message]) -> Status:
+    packed = status_pb2.Status(code=code.value[0], message=message)
     for detail in details:
-        status.details.add().Pack(detail)
-    await context.abort(code, message, ((DETAILS_KEY, status.SerializeToString()),))
+        packed.details.add().Pack(detail)
+    return Status(code, message, ((DETAILS_KEY, packed.SerializeToString()),))
 
 
 def _details(error: ServerError, message: str) -> list[Message]:

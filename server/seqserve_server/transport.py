@@ -1,16 +1,18 @@
-"""The gRPC server under the servicers: pygrpc-native or grpcio, which share one API."""
+"""What listens for calls: pygrpc-native or grpcio."""
 
 from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import cast
+from typing import Protocol
 
 import grpc
 
 from seqserve_server import cores
 from seqserve_server.errors import AddressUnavailable, InvalidSetting
+from seqserve_server.native_listener import Method, NativeListener
 from seqserve_server.options import Transport
 
 _log = logging.getLogger(__name__)
@@ -41,40 +43,76 @@ def resolve(transport: Transport) -> Transport:
     return Transport.NATIVE
 
 
-def create(transport: Transport, max_message_bytes: int, *, processes: int = 1) -> grpc.aio.Server:
+class Listener(Protocol):
+    """What both transports have in common with a `grpc.aio.Server`."""
+
+    def add_insecure_port(self, address: str) -> int:
+        """The port that it has taken."""
+        ...
+
+    async def start(self) -> None:
+        """Takes calls from now on."""
+        ...
+
+    async def stop(self, grace: float | None) -> None:
+        """Closes every connection; calls under way have the grace to end."""
+        ...
+
+
+def grpcio(max_message_bytes: int, *, processes: int = 1) -> grpc.aio.Server:
     """A server without servicers or port yet; to be called on the event loop it will run on.
 
-    A message over the limit is read up to twice of it, so that the servicers can refuse it with
-    words; beyond that the transport does, with RESOURCE_EXHAUSTED.
-
     Args:
-        transport: NATIVE or GRPCIO.
-        max_message_bytes: The limit.
+        max_message_bytes: The limit. A message over it is read up to twice of it, so that the
+            servicers can refuse it with words; beyond that gRPC does, with RESOURCE_EXHAUSTED.
         processes: How many share the port and the cores, this one among them.
     """
-    options = [
-        ("grpc.max_receive_message_length", min(2 * max_message_bytes, _MOST_BYTES)),
-        ("grpc.max_send_message_length", -1),
-        # With it two servers share a port, and each gets some of the other's calls.
-        ("grpc.so_reuseport", int(processes > 1)),
-    ]
-    if transport is Transport.NATIVE:
-        import pygrpc_native.aio
+    return grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", _readable(max_message_bytes)),
+            ("grpc.max_send_message_length", -1),
+            # With it two servers share a port, and each gets some of the other's calls.
+            ("grpc.so_reuseport", int(processes > 1)),
+        ]
+    )
 
+
+def native(
+    methods: Sequence[Method],
+    others: grpc.aio.Server,
+    max_message_bytes: int,
+    *,
+    processes: int = 1,
+) -> NativeListener:
+    """The same by pygrpc-native.
+
+    Args:
+        methods: The methods whose calls are worth it.
+        others: Has the servicers of all others.
+        max_message_bytes: As for `grpcio`.
+        processes: As for `grpcio`.
+    """
+    return NativeListener(
+        methods,
+        others,
+        max_message_bytes=_readable(max_message_bytes),
         # On one core a second thread only costs switches.
-        io_threads = min(cores.granted(processes), _MOST_IO_THREADS)
-        native = pygrpc_native.aio.Server(options=options, io_threads=io_threads)
-        return cast(grpc.aio.Server, native)
-    return grpc.aio.server(options=options)
+        io_threads=min(cores.granted(processes), _MOST_IO_THREADS),
+        reuse_port=processes > 1,
+    )
 
 
-def bind(server: grpc.aio.Server, address: str, *, processes: int = 1) -> int:
+def _readable(max_message_bytes: int) -> int:
+    return min(2 * max_message_bytes, _MOST_BYTES)
+
+
+def bind(listener: Listener, address: str, *, processes: int = 1) -> int:
     """The port that the server now listens on.
 
     Args:
-        server: Of `create`.
+        listener: Without a port so far.
         address: HOST:PORT; port 0 takes a free one.
-        processes: As `create` was told.
+        processes: As the listener was told.
 
     Raises:
         AddressUnavailable: it is taken, or the host is not this one.
@@ -84,7 +122,7 @@ def bind(server: grpc.aio.Server, address: str, *, processes: int = 1) -> int:
     # neither says the reason in its exception.
     try:
         check_free(host, port, shared=processes > 1)
-        return server.add_insecure_port(address)
+        return listener.add_insecure_port(address)
     except OSError as error:
         raise unavailable(address, error) from error
     except RuntimeError as error:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,29 @@ def test_processes_divide_the_cores_and_have_one_each_at_least(
     monkeypatch.setattr(cores, "quota", lambda: 9.5)
 
     assert [cores.granted(processes) for processes in (1, 2, 4, 16)] == [9, 4, 2, 1]
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux's scheduling policies")
+def test_patient_threads_are_those_begun_within_and_no_others() -> None:
+    def policy() -> int:
+        with ThreadPoolExecutor(1) as other:
+            return other.submit(os.sched_getscheduler, 0).result()
+
+    before = os.sched_getscheduler(0)
+    with cores.patient_threads():
+        assert policy() == os.SCHED_BATCH
+
+    assert os.sched_getscheduler(0) == before
+    assert policy() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux's scheduling policies")
+def test_where_a_policy_cannot_be_chosen_threads_are_as_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    with cores.patient_threads():
+        pass

@@ -14,13 +14,13 @@ from seqserve_server.options import Transport
 THREADS_OF_NATIVE = """
 import asyncio, os, sys
 from seqserve_server import transport
-from seqserve_server.options import Transport
 
 async def bind():
     os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))
-    server = transport.create(Transport.NATIVE, 1 << 20, processes=int(sys.argv[2]))
+    others = transport.grpcio(1 << 20)
+    listener = transport.native([], others, 1 << 20, processes=int(sys.argv[2]))
     before = len(os.listdir("/proc/self/task"))
-    transport.bind(server, "127.0.0.1:0")
+    transport.bind(listener, "127.0.0.1:0")
     print(len(os.listdir("/proc/self/task")) - before)
 
 asyncio.run(bind())

@@ -1,7 +1,7 @@
 """What runs next, and how far: continuous batching.
 
     work          what the engine asks for: rows of a model, by when
-    scheduler     the thin loop: lanes (threads), futures, the way to and from the event loop
+    scheduler     the thin loop: lanes (threads), and who is told what became of their work
     admission     whether work is let in
     batcher       one model: pool + row store + graph
     pool          which rows wait, are in play, run          pure: no threads, no clock

@@ -72,12 +72,14 @@ class Admission:
         self._steps += ticket.steps
         self._seconds[ticket.service_class] += seconds
 
-    def leave(self, ticket: Ticket) -> None:
-        """Notes that work is settled or dropped; again is harmless."""
+    def leave(self, ticket: Ticket) -> bool:
+        """Notes that work is settled or dropped; whether it was still inside."""
         seconds = self._inside.pop(ticket, None)
-        if seconds is not None:
-            self._steps -= ticket.steps
-            self._seconds[ticket.service_class] -= seconds
+        if seconds is None:
+            return False
+        self._steps -= ticket.steps
+        self._seconds[ticket.service_class] -= seconds
+        return True
 
     def _ahead_s(self, service_class: ServiceClass) -> float:
         """How long until what goes before new work of this class is done, about."""

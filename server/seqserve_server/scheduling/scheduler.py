@@ -1,25 +1,25 @@
 """The thin loop: threads that take turns from the batchers, and the way to and from them.
 
 A lane is a thread that runs one turn at a time; onnxruntime lets go of the interpreter while it
-computes. The event loop hands work over through one queue and takes no lock for it; what a lane has
-settled crosses back to the loop in one call a turn. Futures and admission are touched on the loop
-alone, so that each settles exactly once, whoever comes first: the lane, the deadline or the
-caller who leaves.
+computes. Whoever submits hands work over through one queue and waits for no lane. A lane tells the
+callers itself what became of their work, after the border at which it was settled.
+
+Each ticket is told once: whoever takes it out of admission, the lane or the caller who leaves, has
+the last word on it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from seqserve.graph import Outputs
+from seqserve_server import cores
 from seqserve_server.errors import DeadlineSpent, Draining
 from seqserve_server.runner import Runner
 from seqserve_server.scheduling.admission import Admission
@@ -27,9 +27,7 @@ from seqserve_server.scheduling.batcher import Batcher, Prepared, Settled, WorkT
 from seqserve_server.scheduling.row_store import Workspace
 from seqserve_server.scheduling.stats import Stats
 from seqserve_server.scheduling.ticket import Ticket
-from seqserve_server.scheduling.work import ServiceClass, Work
-
-_T = TypeVar("_T")
+from seqserve_server.scheduling.work import Leave, Outcome, ServiceClass, Work
 
 _log = logging.getLogger(__name__)
 
@@ -37,33 +35,15 @@ _JOIN_S = 10.0
 _OBSERVED_TURNS = 4
 """The costs are learnt from one in so many."""
 
-
-class _Answer(asyncio.Future[Outputs]):
-    """What a caller waits for; tells when the caller leaves, which costs others nothing."""
-
-    def __init__(self, leave: Callable[[_Submission], None], ticket: _Submission) -> None:
-        super().__init__()
-        self._leave = leave
-        self._ticket: _Submission | None = ticket
-
-    def cancel(self, msg: object = None) -> bool:
-        cancelled = super().cancel(msg)
-        if cancelled and self._ticket is not None:
-            self._leave(self._ticket)
-            self.forget()
-        return cancelled
-
-    def forget(self) -> None:
-        """Lets go of the ticket, which holds this: its values must not wait for the collector."""
-        self._ticket = None
+_Told = Sequence[tuple[Ticket, Outcome]]
 
 
 class _Submission(WorkTicket):
-    """A ticket and what its caller waits for."""
+    """A ticket and who is told what becomes of it."""
 
-    __slots__ = ("answer",)
+    __slots__ = ("tell",)
 
-    answer: _Answer
+    tell: Callable[[Outcome], None]
 
 
 class LaneScheduler:
@@ -85,6 +65,7 @@ class LaneScheduler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._admission = Admission(max_queue_steps, lanes)
+        self._entrance = threading.Lock()  # guards the admission and `_closed`
         self._bulk_patience_s = bulk_patience_s
         self._clock = clock
         self._inbox: SimpleQueue[_Submission | None] = SimpleQueue()
@@ -94,30 +75,29 @@ class LaneScheduler:
         self._stats = Stats()
         self._resting: dict[threading.Thread, float] = {}  # since when
         self._closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._lanes = [
             threading.Thread(target=self._run_lane, name=f"seqserve-lane-{index}", daemon=True)
             for index in range(lanes)
         ]
 
     def start(self) -> None:
-        """Starts the lanes; to be called on the event loop that will submit."""
-        self._loop = asyncio.get_running_loop()
+        """As `Scheduler.start`."""
         for lane in self._lanes:
             lane.start()
 
-    def submit(self, work: Work) -> asyncio.Future[Outputs]:
+    def submit(self, work: Work, tell: Callable[[Outcome], None]) -> Leave:
         """As `Scheduler.submit`."""
-        if self._closed:
-            raise Draining
         now = self._clock()
         ticket = _Submission(work, now)
-        self._admission.enter(ticket, work.runner.cost, now)
-        ticket.answer = _Answer(self._left, ticket)
+        ticket.tell = tell
+        with self._entrance:
+            if self._closed:
+                raise Draining
+            self._admission.enter(ticket, work.runner.cost, now)
         self._inbox.put(ticket)
         if work.service_class is ServiceClass.INTERACTIVE:
             self._interactive_waits = True
-        return ticket.answer
+        return partial(self._leave, ticket)
 
     def stats(self) -> Stats:
         """What the lanes did so far."""
@@ -126,26 +106,36 @@ class LaneScheduler:
             stats.idle_s += sum(self._clock() - since for since in self._resting.values())
         return stats
 
-    async def close(self) -> None:
-        """Gives up what is not answered yet, and lets the lanes end."""
-        self._closed = True
+    def close(self) -> None:
+        """As `Scheduler.close`; a lane that hangs is left behind."""
+        with self._entrance:
+            self._closed = True
         with self._lock:
             self._take_in()
             left = self._clear()
-        self._settle([(ticket, Draining()) for ticket in left])
+        self._tell([(ticket, Draining()) for ticket in left])
         self._inbox.put(None)
         end = time.monotonic() + _JOIN_S
         for lane in self._lanes:
             if lane.is_alive():
-                await asyncio.to_thread(lane.join, max(0.0, end - time.monotonic()))
+                lane.join(max(0.0, end - time.monotonic()))
             if lane.is_alive():
                 _log.warning("%s still runs after %g s; it is left behind", lane.name, _JOIN_S)
 
-    def _left(self, ticket: _Submission) -> None:
+    def _leave(self, ticket: _Submission) -> None:
         """A caller has gone: its rows are let go at the next border."""
-        self._admission.leave(ticket)
-        ticket.gone = True
-        self._inbox.put(ticket)
+        if self._take_out(ticket):
+            ticket.gone = True
+            self._inbox.put(ticket)
+
+    def _take_out(self, ticket: _Submission) -> Callable[[Outcome], None] | None:
+        """How its caller is told; to the first of all who ask, None to the others."""
+        with self._entrance:
+            if not self._admission.leave(ticket):
+                return None
+        tell = ticket.tell
+        del ticket.tell  # the two hold one another, and must not wait for the garbage collector
+        return tell
 
     def _run_lane(self) -> None:
         workspace = Workspace()
@@ -165,24 +155,27 @@ class LaneScheduler:
                     "%s failed; what was under way is given up", threading.current_thread().name
                 )
                 prepared = None
-                with self._lock:
-                    self._batchers = WeakKeyDictionary()
-                self._call_loop(self._give_up, error)
+                self._give_up(error)
 
     def _border(self, ran: Prepared | None, workspace: Workspace) -> Prepared | None:
         """Between two turns: what ran is settled, what came is taken in, what runs next chosen."""
         reached = self._clock()
+        given_way_s = 0.0
+        if ran is not None:
+            with self._lock:
+                settled = self._finish(ran)
+            self._tell(settled)
+            # Those who take calls and bring answers may be waiting for this very core: at a border
+            # they delay nobody, and what they bring has a part in the next turn.
+            told = self._clock()
+            cores.give_way()
+            given_way_s = self._clock() - told
         with self._lock:
+            now = self._clock()
             if ran is not None:
-                settled = ran.batcher.finish(ran)
-                self._cross(settled)
-                now = self._clock()
-                self._note(ran, now)
-                self._stats.answered([len(ticket.lengths) for ticket, _ in settled])
-            else:
-                now = reached
+                self._learn(ran, now)
             self._take_in()
-            prepared = self._prepare(now, workspace)
+            prepared, expired = self._prepare(now, workspace)
             if prepared is None:
                 self._resting[threading.current_thread()] = self._clock()
             elif self._resting and self._has_more():
@@ -191,33 +184,39 @@ class LaneScheduler:
             # In this order: what is put from now on sets it again.
             if not self._inbox.empty() or self._urges():
                 self._interactive_waits = True
-            self._stats.around_s += self._clock() - reached
+            self._stats.around_s += self._clock() - reached - given_way_s
+        if expired:
+            self._tell([(ticket, DeadlineSpent()) for ticket in expired])
         return prepared
 
-    def _note(self, ran: Prepared, now: float) -> None:
-        """What a turn did, for statistics and costs."""
-        cost = ran.batcher.pool.cost
+    def _finish(self, ran: Prepared) -> Settled:
+        """Takes in what a turn gave."""
+        settled = ran.batcher.finish(ran)
+        self._stats.answered([len(ticket.lengths) for ticket, _ in settled])
         self._stats.ran(ran.batches_run, ran.useful_steps, ran.run_s)
         fresh = ~ran.turn.begun[: ran.rows]
         self._stats.waited(ran.turn.waited_s[: ran.rows][fresh])
+        return settled
+
+    def _learn(self, ran: Prepared, now: float) -> None:
+        """What a turn cost, its callers' answers included."""
         if ran.error is not None or not ran.outputs:
             return
+        cost = ran.batcher.pool.cost
         cost.keep_pace(ran.predicted_s, now - ran.began_s)
         if ran.batcher.turns % _OBSERVED_TURNS == 0:
             cost.observe(ran.spent())
 
-    def _prepare(self, now: float, workspace: Workspace) -> Prepared | None:
-        """The next turn of the model whose row is due first."""
+    def _prepare(self, now: float, workspace: Workspace) -> tuple[Prepared | None, list[Ticket]]:
+        """The next turn of the model whose row is due first, and the tickets that expired."""
         busy = [batcher for batcher in self._batchers.values() if not batcher.pool.idle]
-        for batcher in busy:
-            if expired := batcher.admit(now):
-                self._cross([(ticket, DeadlineSpent()) for ticket in expired])
+        expired = [ticket for batcher in busy for ticket in batcher.admit(now)]
         if len(busy) > 1:
             busy.sort(key=lambda batcher: batcher.pool.urgency(now))
         for batcher in busy:
             if prepared := batcher.prepare(now, workspace):
-                return prepared
-        return None
+                return prepared, expired
+        return None, expired
 
     def _urges(self) -> bool:
         """Whether interactive rows are ready that a lane with a bulk turn should yield to."""
@@ -262,32 +261,20 @@ class LaneScheduler:
     def _clear(self) -> list[Ticket]:
         return [t for batcher in self._batchers.values() for t in batcher.pool.clear()]
 
-    def _cross(self, settled: Settled) -> None:
-        if settled:
-            self._call_loop(self._settle, settled)
-
-    def _call_loop(self, function: Callable[[_T], None], argument: _T) -> None:
-        assert self._loop is not None
-        try:
-            self._loop.call_soon_threadsafe(function, argument)
-        except RuntimeError:
-            _log.warning("what a lane did came after the event loop was closed")
-
-    def _settle(self, settled: Settled) -> None:
-        for ticket, outcome in settled:
+    def _tell(self, told: _Told) -> None:
+        """Tells callers what became of their work; holds no lock, for it may take a while."""
+        for ticket, outcome in told:
             assert isinstance(ticket, _Submission)
-            self._admission.leave(ticket)
-            ticket.answer.forget()
-            if ticket.answer.done():  # its caller has gone
-                continue
-            if isinstance(outcome, Exception):
-                ticket.answer.set_exception(outcome)
-            else:
-                ticket.answer.set_result(outcome)
+            if tell := self._take_out(ticket):
+                tell(outcome)
 
     def _give_up(self, error: Exception) -> None:
         """Tells everybody who waits: a lane failed where it should not, and the pools are lost."""
-        tickets = self._admission.tickets
+        with self._lock:
+            self._take_in()
+            self._batchers = WeakKeyDictionary()
+        with self._entrance:
+            tickets = self._admission.tickets
         for ticket in tickets:
             ticket.gone = True
-        self._settle([(ticket, own(error)) for ticket in tickets])
+        self._tell([(ticket, own(error)) for ticket in tickets])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -42,18 +42,31 @@ class Work:
     """Whether it goes before other work or behind it."""
 
 
+Outcome = Outputs | Exception
+"""What becomes of work: DeadlineSpent where its deadline passes first, Draining where the scheduler
+is closed first, and what the runner raises."""
+
+Leave = Callable[[], None]
+"""What a caller calls who waits no longer; again, or too late, is harmless."""
+
+
 class Scheduler(Protocol):
-    """Runs work; on one event loop."""
+    """Runs work, of any thread."""
 
     def start(self) -> None:
-        """Begins to run; to be called on the event loop that will submit."""
+        """Begins to run."""
         ...
 
-    def submit(self, work: Work) -> asyncio.Future[Outputs]:
-        """The outputs that the work will have; cancel it and the work is dropped.
+    def submit(self, work: Work, tell: Callable[[Outcome], None]) -> Leave:
+        """Takes work in.
 
-        The future raises DeadlineSpent where the deadline passes first, Draining where the
-        scheduler is closed first, and what the runner raises.
+        Args:
+            work: What to run.
+            tell: Told once what became of it, on a thread of the scheduler, unless its caller has
+                left; may still be told of work that is left at that moment. It must not raise.
+
+        Returns:
+            How to leave: the work is dropped.
 
         Raises:
             QueueFull: as much waits as may, or it would wait past its deadline.
@@ -62,8 +75,8 @@ class Scheduler(Protocol):
         """
         ...
 
-    async def close(self) -> None:
-        """Gives up what is not answered yet: its futures raise Draining."""
+    def close(self) -> None:
+        """Gives up what is not answered yet, and waits for what runs."""
         ...
 
 

@@ -1,16 +1,35 @@
-"""SequenceClassifier: what callers use."""
+"""SequenceClassifier: what callers use. Whichever transport brings the calls."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from seqserve.v1 import classifier_pb2, classifier_pb2_grpc
-from seqserve_server.engine import Engine
+from seqserve.v1.classifier_pb2 import (
+    AdvanceRequest,
+    AdvanceResponse,
+    ClassifyRequest,
+    ClassifyResponse,
+)
+from seqserve_server.answers import Answers
+from seqserve_server.engine import Advanced, Engine
+from seqserve_server.native_listener import Method
+from seqserve_server.scheduling.work import Leave
 from seqserve_server.servicers import wire
+from seqserve_server.servicers.crossing import Crossing
 from seqserve_server.status import Context, answering
 from seqserve_server.validation import check_size
 
+_Answer = TypeVar("_Answer")
+_Response = TypeVar("_Response")
 
-class SequenceClassifierServicer(classifier_pb2_grpc.SequenceClassifierServicer):
-    """Classifies whole sequences and advances live ones.
+
+class Classifier:
+    """Classifies whole sequences and advances live ones, for callers of any thread.
+
+    As the engine does it: `tell` is called once with the response, or with why there is none, and
+    the call returns how to leave.
 
     Args:
         engine: Has the answers.
@@ -19,46 +38,131 @@ class SequenceClassifierServicer(classifier_pb2_grpc.SequenceClassifierServicer)
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    @answering
-    async def Classify(  # noqa: N802
-        self, request: classifier_pb2.ClassifyRequest, context: Context
-    ) -> classifier_pb2.ClassifyResponse:
-        """Whole sequences in, an answer for each, in order."""
-        check_size(request.ByteSize(), self._engine.limits, "sequences")
-        model = self._engine.model(request.model_name, request.model_version)
-        sequences = wire.decode(request.sequences, model, self._engine.limits, "sequences")
-        answers = await self._engine.classify(
+    def classify(
+        self,
+        request: ClassifyRequest,
+        size: int,
+        deadline: float,
+        tell: Callable[[ClassifyResponse | Exception], None],
+    ) -> Leave:
+        """Whole sequences in, an answer for each, in order.
+
+        Args:
+            request: As it came.
+            size: Its bytes.
+            deadline: When the caller stops waiting, on the monotonic clock.
+            tell: Told the response.
+
+        Raises:
+            ServerError: why there will be none.
+        """
+        engine = self._engine
+        check_size(size, engine.limits, "sequences")
+        model = engine.model(request.model_name, request.model_version)
+        sequences = wire.decode(request.sequences, model, engine.limits, "sequences")
+
+        def response(answers: Answers) -> ClassifyResponse:
+            return ClassifyResponse(
+                model_name=model.name,
+                model_version=model.version,
+                model_digest=model.digest,
+                answers=wire.encode(answers),
+            )
+
+        return engine.classify(
             model,
             sequences,
+            _made(response, tell),
             top_k=request.top_k,
-            deadline=wire.deadline(context),
+            deadline=deadline,
             service_class=wire.service_class(request.service_class),
         )
-        return classifier_pb2.ClassifyResponse(
-            model_name=model.name,
-            model_version=model.version,
-            model_digest=model.digest,
-            answers=wire.encode(answers),
+
+    def advance(
+        self,
+        request: AdvanceRequest,
+        size: int,
+        deadline: float,
+        tell: Callable[[AdvanceResponse | Exception], None],
+    ) -> Leave:
+        """New steps and tokens in; answers so far and the next tokens out. As `classify`."""
+        engine = self._engine
+        check_size(size, engine.limits, "steps")
+        model, tokens = engine.model_of_tokens(
+            request.model_name, request.model_version, request.tokens
+        )
+        steps = wire.decode(request.steps, model, engine.limits, "steps")
+
+        def response(advanced: Advanced) -> AdvanceResponse:
+            return AdvanceResponse(
+                model_name=model.name,
+                model_version=model.version,
+                model_digest=model.digest,
+                answers=wire.encode(advanced.answers),
+                tokens=advanced.tokens,
+                steps=advanced.steps,
+            )
+
+        return engine.advance(
+            model, steps, tokens, _made(response, tell), top_k=request.top_k, deadline=deadline
+        )
+
+
+def _made(
+    make: Callable[[_Answer], _Response], tell: Callable[[_Response | Exception], None]
+) -> Callable[[_Answer | Exception], None]:
+    """Tells what is made of an answer, or why there is none."""
+
+    def told(answer: _Answer | Exception) -> None:
+        response: _Response | Exception
+        if isinstance(answer, Exception):
+            response = answer
+        else:
+            try:
+                response = make(answer)
+            except Exception as error:  # whatever it is, the caller is told
+                response = error
+        tell(response)
+
+    return told
+
+
+def classifier_methods(classifier: Classifier) -> list[Method]:
+    """The same for the native transport."""
+    service = classifier_pb2.DESCRIPTOR.services_by_name["SequenceClassifier"].full_name
+    return [
+        Method(f"/{service}/Classify", ClassifyRequest.FromString, classifier.classify),
+        Method(f"/{service}/Advance", AdvanceRequest.FromString, classifier.advance),
+    ]
+
+
+class SequenceClassifierServicer(classifier_pb2_grpc.SequenceClassifierServicer):
+    """The same on an event loop, for grpcio.
+
+    Args:
+        classifier: Has the responses.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self._crossing = Crossing()
+
+    @answering
+    async def Classify(  # noqa: N802
+        self, request: ClassifyRequest, context: Context
+    ) -> ClassifyResponse:
+        """As `Classifier.classify`."""
+        deadline = wire.deadline(context.time_remaining())
+        return await self._crossing.told(
+            lambda tell: self._classifier.classify(request, request.ByteSize(), deadline, tell)
         )
 
     @answering
     async def Advance(  # noqa: N802
-        self, request: classifier_pb2.AdvanceRequest, context: Context
-    ) -> classifier_pb2.AdvanceResponse:
-        """New steps and tokens in; answers so far and the next tokens out."""
-        check_size(request.ByteSize(), self._engine.limits, "steps")
-        model, tokens = self._engine.model_of_tokens(
-            request.model_name, request.model_version, request.tokens
-        )
-        steps = wire.decode(request.steps, model, self._engine.limits, "steps")
-        advanced = await self._engine.advance(
-            model, steps, tokens, top_k=request.top_k, deadline=wire.deadline(context)
-        )
-        return classifier_pb2.AdvanceResponse(
-            model_name=model.name,
-            model_version=model.version,
-            model_digest=model.digest,
-            answers=wire.encode(advanced.answers),
-            tokens=advanced.tokens,
-            steps=advanced.steps,
+        self, request: AdvanceRequest, context: Context
+    ) -> AdvanceResponse:
+        """As `Classifier.advance`."""
+        deadline = wire.deadline(context.time_remaining())
+        return await self._crossing.told(
+            lambda tell: self._classifier.advance(request, request.ByteSize(), deadline, tell)
         )

@@ -12,7 +12,6 @@ from seqserve_server.answers import Answers
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.scheduling.work import ServiceClass
 from seqserve_server.served_model import ServedModel
-from seqserve_server.status import Context
 from seqserve_server.validation import RequestLimits, check_sequence_count
 
 
@@ -71,8 +70,10 @@ def service_class(number: int) -> ServiceClass:
     return known
 
 
-def deadline(context: Context) -> float:
-    """When the caller stops waiting, on the monotonic clock."""
-    remaining: float | None = context.time_remaining()
-    # Without a deadline grpc.aio says None, pygrpc-native a very large number.
-    return math.inf if remaining is None else time.monotonic() + remaining
+def deadline(remaining_s: float | None) -> float:
+    """When the caller stops waiting, on the monotonic clock.
+
+    Args:
+        remaining_s: As the transport has it; None, or a very large number, without a deadline.
+    """
+    return math.inf if remaining_s is None else time.monotonic() + remaining_s

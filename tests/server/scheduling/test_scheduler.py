@@ -1,4 +1,4 @@
-"""Futures and threads, with runs that the test holds and lets go."""
+"""Callers and threads, with runs that the test holds and lets go."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from seqserve_server.runner import Runner
 from seqserve_server.scheduling.cost import Coefficients
 from seqserve_server.scheduling.row_store import RowStore
 from seqserve_server.scheduling.scheduler import LaneScheduler
-from seqserve_server.scheduling.work import ServiceClass, Work
+from seqserve_server.scheduling.stats import Stats
+from seqserve_server.scheduling.work import Leave, Outcome, ServiceClass, Work
 from tests.server.scheduling.checksum_model import (
     FORWARD,
     WHOLE,
@@ -81,14 +82,61 @@ def held() -> Iterator[Held]:
     held.open()  # or a failed test would leave its lane waiting
 
 
+class Answer(asyncio.Future[Outputs]):
+    """What a caller awaits; to cancel it is to leave."""
+
+    leave: Leave
+
+    def cancel(self, msg: object = None) -> bool:
+        cancelled = super().cancel(msg)
+        if cancelled:
+            self.leave()
+        return cancelled
+
+
+class Awaited:
+    """Lanes whose work is awaited on the test's event loop."""
+
+    def __init__(self, lanes: LaneScheduler) -> None:
+        self.lanes = lanes
+        self.told = 0
+
+    def submit(self, work: Work) -> Answer:
+        answer, loop = Answer(), asyncio.get_running_loop()
+
+        def tell(outcome: Outcome) -> None:
+            loop.call_soon_threadsafe(self._settle, answer, outcome)
+
+        answer.leave = self.lanes.submit(work, tell)
+        return answer
+
+    def stats(self) -> Stats:
+        return self.lanes.stats()
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.lanes.close)
+
+    def _settle(self, answer: Answer, outcome: Outcome) -> None:
+        self.told += 1
+        del answer.leave
+        if answer.cancelled():  # told just as it left
+            return
+        if isinstance(outcome, Exception):
+            answer.set_exception(outcome)
+        else:
+            answer.set_result(outcome)
+
+
 @asynccontextmanager
 async def _scheduler(
     *, lanes: int = 1, max_queue_steps: int = 1 << 20, now: list[float] | None = None
-) -> AsyncIterator[LaneScheduler]:
+) -> AsyncIterator[Awaited]:
     """`now` is a clock moved by hand."""
     clock = now or [0.0]
-    scheduler = LaneScheduler(lanes=lanes, max_queue_steps=max_queue_steps, clock=lambda: clock[0])
-    scheduler.start()
+    scheduler = Awaited(
+        LaneScheduler(lanes=lanes, max_queue_steps=max_queue_steps, clock=lambda: clock[0])
+    )
+    scheduler.lanes.start()
     yield scheduler
     await asyncio.wait_for(scheduler.close(), TIMEOUT_S)
 
@@ -546,7 +594,7 @@ async def test_a_lane_that_rests_is_seen_to_be_idle(held: Held) -> None:
         held.open()
         await _outcomes(answer)
         # The border at which the lane finds nothing to do is not far.
-        while not scheduler._resting:  # noqa: ASYNC110
+        while not scheduler.lanes._resting:  # noqa: ASYNC110
             await asyncio.sleep(0)
         before = scheduler.stats().idle_s
         now[0] = 10.0
