@@ -51,9 +51,9 @@ class Engine:
     """Answers for sequences, by the models that are served. Any thread may ask.
 
     What is asked for is told to a callback: `tell` is called once, on another thread perhaps and
-    before the call returns perhaps, with the answer or with why there is none: DeadlineSpent,
-    Draining, or what the runner raised. The call returns how to leave: who has left is told no
-    more, but for what is on its way at that moment.
+    before the call returns perhaps, with what was made of the answer or with why there is none:
+    DeadlineSpent, Draining, or what the runner or the making raised. The call returns how to leave:
+    who has left is told no more, but for what is on its way at that moment.
 
     Args:
         find: Finds the model.
@@ -138,7 +138,8 @@ class Engine:
         self,
         model: ServedModel,
         sequences: RaggedBatch,
-        tell: Callable[[Answers | Exception], None],
+        make: Callable[[Answers], _T],
+        tell: Callable[[_T | Exception], None],
         *,
         top_k: int,
         deadline: float,
@@ -149,7 +150,8 @@ class Engine:
         Args:
             model: Who answers.
             sequences: Whole sequences.
-            tell: Told the answers, or why there are none.
+            make: Makes of the answers what is to be told.
+            tell: Told what was made, or why there are no answers.
             top_k: How many classes to name; 0 for the whole distribution.
             deadline: When the caller stops waiting, on the monotonic clock.
             service_class: Whether it goes before other calls or behind them.
@@ -162,14 +164,15 @@ class Engine:
             Work(model.runner, part, None, deadline, service_class)
             for part in parts(sequences, model.runner.work_steps)
         ]
-        return self._run(works, lambda outputs: _answers(model, outputs, top_k), tell)
+        return self._run(works, lambda outputs: make(_answers(model, outputs, top_k)), tell)
 
     def advance(
         self,
         model: ServedModel,
         steps: RaggedBatch,
         tokens: Sequence[Token | None],
-        tell: Callable[[Advanced | Exception], None],
+        make: Callable[[Advanced], _T],
+        tell: Callable[[_T | Exception], None],
         *,
         top_k: int,
         deadline: float,
@@ -180,7 +183,8 @@ class Engine:
             model: Who answers, of `model_of_tokens`.
             steps: The new steps of each sequence.
             tokens: One for each sequence, None where it is new; or none at all.
-            tell: Told the answers and tokens, or why there are none.
+            make: Makes of answers and tokens what is to be told.
+            tell: As in `classify`.
             top_k: As in `classify`.
             deadline: As in `classify`.
 
@@ -205,15 +209,15 @@ class Engine:
         before = [token.steps if token else 0 for token in tokens]
         total = [old + new for old, new in zip(before, steps.lengths.tolist(), strict=True)]
 
-        def advanced(outputs: list[Outputs]) -> Advanced:
+        def finish(outputs: list[Outputs]) -> _T:
             rows = [row for part in outputs for row in model.state_codec.rows(part.state)]
             sealed = [
                 self._sealer.seal(Token(model.digest, model.version, count, state))
                 for count, state in zip(total, rows, strict=True)
             ]
-            return Advanced(_answers(model, outputs, top_k), sealed, total)
+            return make(Advanced(_answers(model, outputs, top_k), sealed, total))
 
-        return self._run(works, advanced, tell)
+        return self._run(works, finish, tell)
 
     def _check(self, model: ServedModel, batch: RaggedBatch, top_k: int, field: str) -> None:
         validation.check_batch(batch, model, self.limits, field)

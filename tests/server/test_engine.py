@@ -92,7 +92,11 @@ def ask(engine: Engine, model: ServedModel, told: Told) -> Leave:
     values = np.zeros((SEQUENCES, 3), np.float32)
     values[:, 0] = np.arange(SEQUENCES)
     sequences = RaggedBatch(values, np.ones(SEQUENCES, np.int64))
-    return engine.classify(model, sequences, told.append, top_k=0, deadline=float("inf"))
+    return engine.classify(model, sequences, same, told.append, top_k=0, deadline=float("inf"))
+
+
+def same(answers: Answers) -> Answers:
+    return answers
 
 
 def in_order(told: Told) -> bool:
@@ -246,6 +250,21 @@ def test_what_cannot_be_made_an_answer_is_told_as_the_error_it_is(
     assert engine.wait_until_idle(0)
 
 
+def test_where_an_answer_cannot_be_told_as_it_should_be_the_reason_is(
+    engine: Engine, model: ServedModel, scheduler: ByHand
+) -> None:
+    def fail(_: Answers) -> Answers:
+        raise OverflowError
+
+    told: Told = []
+    sequences = RaggedBatch(np.zeros((1, 3), np.float32), np.ones(1, np.int64))
+    engine.classify(model, sequences, fail, told.append, top_k=0, deadline=float("inf"))
+    scheduler.end(0)
+
+    assert [type(each) for each in told] == [OverflowError]
+    assert engine.wait_until_idle(0)
+
+
 def test_a_request_that_is_over_does_not_wait_for_the_garbage_collector(
     engine: Engine, model: ServedModel, scheduler: ByHand
 ) -> None:
@@ -262,7 +281,7 @@ def test_a_request_that_is_over_does_not_wait_for_the_garbage_collector(
             sequences = RaggedBatch(np.zeros((1, 3), np.float32), np.ones(1, np.int64))
             scheduler.parts.clear()
             caller.leave = engine.classify(
-                model, sequences, caller.tell, top_k=0, deadline=float("inf")
+                model, sequences, same, caller.tell, top_k=0, deadline=float("inf")
             )
             if how == "left":
                 caller.leave()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
 from seqserve.v1 import classifier_pb2, classifier_pb2_grpc
 from seqserve.v1.classifier_pb2 import (
@@ -20,9 +19,6 @@ from seqserve_server.servicers import wire
 from seqserve_server.servicers.crossing import Crossing
 from seqserve_server.status import Context, answering
 from seqserve_server.validation import check_size
-
-_Answer = TypeVar("_Answer")
-_Response = TypeVar("_Response")
 
 
 class Classifier:
@@ -72,7 +68,8 @@ class Classifier:
         return engine.classify(
             model,
             sequences,
-            _made(response, tell),
+            response,
+            tell,
             top_k=request.top_k,
             deadline=deadline,
             service_class=wire.service_class(request.service_class),
@@ -104,27 +101,8 @@ class Classifier:
             )
 
         return engine.advance(
-            model, steps, tokens, _made(response, tell), top_k=request.top_k, deadline=deadline
+            model, steps, tokens, response, tell, top_k=request.top_k, deadline=deadline
         )
-
-
-def _made(
-    make: Callable[[_Answer], _Response], tell: Callable[[_Response | Exception], None]
-) -> Callable[[_Answer | Exception], None]:
-    """Tells what is made of an answer, or why there is none."""
-
-    def told(answer: _Answer | Exception) -> None:
-        response: _Response | Exception
-        if isinstance(answer, Exception):
-            response = answer
-        else:
-            try:
-                response = make(answer)
-            except Exception as error:  # whatever it is, the caller is told
-                response = error
-        tell(response)
-
-    return told
 
 
 def classifier_methods(classifier: Classifier) -> list[Method]:
