@@ -11,7 +11,7 @@
     warmup        the turns that the costs are first fitted to
     stats         counters
     simulation    the same pool and admission under a virtual clock
-    virtual_server  event loop, lanes, interpreter and cores for it
+    virtual_server  transport, lanes, interpreter and cores for it
 
 Nothing here knows gRPC, and only the row store and the batcher know numbers.
 """

@@ -180,8 +180,8 @@ class Result:
     """Until every call had ended and every thread was at rest, in virtual time."""
     lanes_busy: float
     """Of their time, what the lanes spent on turns, waiting for interpreter and core included."""
-    loop_busy: float
-    """Of its time, what the event loop was at work."""
+    transport_busy: float
+    """Of its time, what the transport was at work."""
     cores_busy: float
     """Of the processor time there was, what was used."""
 
@@ -223,7 +223,7 @@ def simulate(
         stats=stats,
         seconds=seconds,
         lanes_busy=(stats.run_s + stats.around_s) / (server.lanes * whole),
-        loop_busy=virtual.loop_s / whole,
+        transport_busy=virtual.transport_s / whole,
         cores_busy=clock.worked_s / (cores * whole),
     )
 

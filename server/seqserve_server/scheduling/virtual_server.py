@@ -1,12 +1,14 @@
-"""A server under a virtual clock: its event loop, its lanes, its interpreter and its cores.
+"""A server under a virtual clock: its transport, its lanes, its interpreter and its cores.
 
 What decides is the real thing: `Admission` lets work in, `Pool` says what runs next. What takes
-time is modelled: a turn takes what the cost model says, a call what it costs the event loop, and
+time is modelled: a turn takes what the cost model says, a call what bringing and answering it
+costs, and
 
-- one thread at a time has the interpreter: the event loop, or a lane between two of its runs (the
+- one thread at a time has the interpreter: the transport, or a lane between two of its runs (the
   fixed cost of a turn, its rows and what it carries; half before its runs, half after);
-- threads that are busy share the cores evenly: with one core, a lane and the event loop have half
-  of it each while both are busy.
+- the transport, one thread, is patient: where every core is busy it waits until a lane reaches the
+  end of its turn and gives way to it, or until that lane's slice is over;
+- threads that are busy share the cores evenly.
 
 Threads are generators: each yields the processor seconds it needs next, or what it waits for.
 """
@@ -37,7 +39,10 @@ from seqserve_server.scheduling.ticket import Ticket
 from seqserve_server.scheduling.work import MAX_ROWS, ServiceClass
 
 _SWITCH_S = 5e-3
-"""The event loop holds the interpreter no longer than this: `sys.getswitchinterval`."""
+"""The transport holds the interpreter no longer than this: `sys.getswitchinterval`."""
+
+_SLICE_S = 3e-3
+"""So long a thread may have a core that another waits for: Linux's base slice, about."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,9 @@ class ServerModel:
     """What its runs cost, as fitted where it runs: `runner.cost.now` after its warm-up."""
     lanes: int = 1
     cores: float | None = None
-    """That lanes and event loop have together; as many as lanes by default, as `--lanes` has it."""
+    """That lanes and transport have together; as many as lanes by default, as `--lanes` has it."""
     call_s: float = 0.0
-    """Processor seconds that a call costs besides its runs: event loop and transport."""
+    """Processor seconds that a call costs besides its turn: to bring it and to answer it."""
     sequence_s: float = 0.0
     """The same for each of its sequences."""
     latency_s: float = 0.0
@@ -190,6 +195,10 @@ class VirtualTime:
         self._working: list[tuple[float, int, _Thread]] = []
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
 
+    def spares(self, threads: int) -> bool:
+        """Whether so many threads more could have a core each."""
+        return len(self._working) + threads <= self._cores
+
     def wake(self, thread: _Thread) -> None:
         """Lets a thread go on."""
         self._ready.append(thread)
@@ -302,8 +311,8 @@ class VirtualServer:
 
     def __init__(self, model: ServerModel, clock: VirtualTime, policy: MakePolicy) -> None:
         self.stats = Stats()
-        self.loop_s = 0.0
-        """Time in which the event loop was at work, or waited for a core."""
+        self.transport_s = 0.0
+        """Time in which the transport was at work."""
         self._model = model
         self._clock = clock
         self._cost = CostModel(model.cost)
@@ -311,11 +320,14 @@ class VirtualServer:
         self._admission = Admission(model.max_queue_steps, model.lanes)
         self._interpreter = _Interpreter(clock)
         self._jobs: deque[tuple[float, Callable[[float], None]]] = deque()
-        self._loop_rests = _Line(clock)
+        self._transport_rests = _Line(clock)
+        self._patience = _Line(clock)  # where the transport waits for a core
+        self._waits = 0  # how often it did
+        self._given_way = _Line(clock)  # where lanes wait for the transport
         self._inbox: deque[Ticket] = deque()
         self._lanes_rest = _Line(clock)
         self._interactive_waits = False
-        clock.wake(self._event_loop())
+        clock.wake(self._transport())
         for _ in range(model.lanes):
             clock.wake(self._lane())
 
@@ -326,18 +338,25 @@ class VirtualServer:
             self._clock.at(call.deadline, partial(self._leave, call))
 
     def _half_s(self, sequences: int) -> float:
-        """What a call costs the event loop on its way in, and again on its way out."""
+        """What a call costs the transport on its way in, and again on its way out."""
         return (self._model.call_s + self._model.sequence_s * sequences) / 2
 
     def _post(self, seconds: float, then: Callable[[float], None]) -> None:
-        """A job for the event loop: what it costs, and what is done at its end."""
+        """A job for the transport: what it costs, and what is done at its end."""
         self._jobs.append((seconds, then))
-        self._loop_rests.call()
+        self._transport_rests.call()
 
-    def _event_loop(self) -> _Thread:
+    def _transport(self) -> _Thread:
         while True:
             if not self._jobs:
-                yield self._loop_rests
+                while self._given_way.call():
+                    pass
+                yield self._transport_rests
+                if not self._clock.spares(1):
+                    self._waits += 1
+                    over = partial(self._slice_over, self._waits)
+                    self._clock.at(self._clock.now + _SLICE_S, over)
+                    yield self._patience
             yield self._interpreter
             jobs, needs_s = [], 0.0
             while self._jobs and needs_s < _SWITCH_S:
@@ -347,10 +366,15 @@ class VirtualServer:
             began = self._clock.now
             yield needs_s
             took_s = self._clock.now - began
-            self.loop_s += took_s
+            self.transport_s += took_s
             for done_s, then in jobs:
                 then(began + took_s * (done_s / needs_s if needs_s else 1.0))
             self._interpreter.free()
+
+    def _slice_over(self, wait: int) -> None:
+        """The transport has waited for long enough, if that wait is not over."""
+        if wait == self._waits:
+            self._patience.call()
 
     def _submit(self, call: Call, at: float) -> None:
         if call.over:
@@ -399,15 +423,21 @@ class VirtualServer:
     def _border(self, ran: _Ran | None) -> Generator[float | _Line, None, _Ran | None]:
         """Between two turns: what ran is settled, what came is taken in, what runs next chosen."""
         reached = self._clock.now
-        yield self._interpreter
-        settled: list[Ticket] = []
+        given_way_s = 0.0
         if ran is not None:
+            yield self._interpreter
             yield self._half_turn_s(ran.turn, ran.batches)
-            settled = self._policy.done(ran.turn, ran.batches).tickets
-            predicted_s = self._cost.now.turn + sum(
-                map(self._run_s, ran.turn.batches[: ran.batches])
-            )
-            self._cost.keep_pace(predicted_s, self._clock.now - ran.began)
+            for ticket in self._policy.done(ran.turn, ran.batches).tickets:
+                self._answer(ticket)
+            self._interpreter.free()
+            told = self._clock.now
+            if self._jobs and not self._clock.spares(2):
+                self._patience.call()
+                yield self._given_way
+            given_way_s = self._clock.now - told
+            runs_s = sum(map(self._run_s, ran.turn.batches[: ran.batches]))
+            self._cost.keep_pace(self._cost.now.turn + runs_s, self._clock.now - ran.began)
+        yield self._interpreter
         self._take_in()
         now = self._clock.now
         # Those that expired were told when they did, and have left.
@@ -419,11 +449,8 @@ class VirtualServer:
                 self._lanes_rest.call()
                 self._interactive_waits |= self._policy.urges
             yield self._half_turn_s(turn, len(turn.batches))
-        # The event loop learns of it only now that it can have the interpreter.
-        for ticket in settled:
-            self._answer(ticket)
         self._interpreter.free()
-        self.stats.around_s += self._clock.now - reached
+        self.stats.around_s += self._clock.now - reached - given_way_s
         return None if turn is None else _Ran(turn, now)
 
     def _run(self, ran: _Ran) -> _Thread:
@@ -452,17 +479,11 @@ class VirtualServer:
     def _answer(self, ticket: Ticket) -> None:
         assert isinstance(ticket, _CallTicket)
         self.stats.answered([len(ticket.lengths)])
+        self._admission.leave(ticket)
         call = ticket.call
         call.pending -= 1
-        whole_call = not call.pending
-        seconds = self._half_s(len(call.lengths)) if whole_call else 0.0
-
-        def settle(at: float) -> None:
-            self._admission.leave(ticket)
-            if whole_call:
-                call.end(at, Fate.ANSWERED)
-
-        self._post(seconds, settle)
+        if not call.pending:
+            self._post(self._half_s(len(call.lengths)), partial(call.end, fate=Fate.ANSWERED))
 
     def _run_s(self, batch: Batch) -> float:
         cost = self._model.cost

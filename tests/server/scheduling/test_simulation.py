@@ -89,21 +89,32 @@ def test_the_lane_is_busy_for_what_arrives_times_what_it_takes() -> None:
     assert result.cores_busy == pytest.approx(result.lanes_busy / 2)
 
 
-def test_with_a_core_for_the_event_loop_it_takes_nothing_from_the_lane() -> None:
+def test_with_a_core_for_the_transport_it_takes_nothing_from_the_lane() -> None:
     result = simulate([_calls([0, 4], [10], [10])], replace(BY_HAND, cores=2))
 
-    # Both reach the server after 2, and cost the event loop 1. The first: its turn is prepared
-    # 3–4, runs 4–19, is settled 19–20. Then the second is prepared, until 21, when the event loop
+    # Both reach the server after 2, and cost the transport 1. The first: its turn is prepared
+    # 3–4, runs 4–19, is settled 19–20. Then the second is prepared, until 21, when the transport
     # can have the interpreter to answer, until 22.
     assert _latencies(result) == [24, 40 - 4]
 
 
-def test_on_one_core_lane_and_event_loop_have_half_of_it_each() -> None:
+def test_on_one_core_the_transport_waits_for_the_lane_to_give_way() -> None:
     result = simulate([_calls([0, 4], [10], [10])], BY_HAND)
 
-    # As above, but taking in the second call lasts 6–8, and the first run until 20. The first
-    # answer is written 22–24, while the second run gets on by 1.
-    assert _latencies(result) == [26, 42 - 4]
+    # As above, but the second call, which comes at 6, is taken in 20–21, when the first turn is
+    # settled, and the first is answered 21–22. Then the second turn is prepared, until 23.
+    assert _latencies(result) == [24, 42 - 4]
+
+
+def test_on_one_core_the_transport_waits_no_longer_than_a_slice() -> None:
+    # Of 3 ms, or 300 units: of these two, the second is refused in the middle of the first.
+    server = replace(BY_HAND, max_queue_steps=1_000, latency_s=0.0)
+
+    result = simulate([_calls([0, 10], [1_000], [10])], server)
+
+    # It comes at 10, and its refusal is under way from 310 to 312, half of the core each.
+    assert result.calls[0].count(Fate.REFUSED) == 1
+    assert result.calls[0].ended_s[1] / UNIT_S == pytest.approx(314)
 
 
 def test_rows_that_wait_for_the_same_turn_share_a_run() -> None:
@@ -139,10 +150,10 @@ def test_a_call_that_does_not_fit_into_the_queue_is_refused_whole() -> None:
 
 def test_a_caller_knows_at_the_deadline_that_it_has_passed() -> None:
     slow_turns = replace(BY_HAND.cost, turn=100 * UNIT_S)
-    server = replace(BY_HAND, cost=slow_turns, call_s=0.0, latency_s=0.0, slots=1)
+    server = replace(BY_HAND, cost=slow_turns, call_s=0.0, latency_s=0.0, slots=1, cores=2)
 
     # The second waits for the first, which takes longer than admission can know by then. The
-    # first is answered when the second is prepared, and the event loop can have the interpreter.
+    # first is answered when the second is prepared, and the transport can have the interpreter.
     result = simulate([_calls([0, 1], [10], [10], timeout=200.0)], server)
 
     assert [result.calls[0].count(fate) for fate in Fate] == [1, 0, 1]
@@ -242,7 +253,7 @@ def test_lanes_wait_for_one_interpreter_where_turns_are_short() -> None:
     assert rate(8) < 4 * rate(1)
 
 
-def test_the_event_loop_limits_calls_however_many_lanes_there_are() -> None:
+def test_the_transport_limits_calls_however_many_lanes_there_are() -> None:
     server = ServerModel(SMALL, lanes=16, call_s=200e-6)
     calls = Calls.closed(LONG_TAILED, callers=200, calls=2_000)
 
