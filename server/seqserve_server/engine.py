@@ -70,18 +70,10 @@ class Engine:
         self._scheduler = scheduler
         self._sealer = sealer
         self._draining = False
-        self._counting = threading.Lock()  # guards the two below
-        self._requests = 0
-        self._idle = threading.Event()
-        self._idle.set()
 
     def drain(self) -> None:
         """Refuses every call from now on; those that run go on."""
         self._draining = True
-
-    def wait_until_idle(self, timeout_s: float) -> bool:
-        """Waits until no request is under way; whether that came about."""
-        return self._idle.wait(timeout_s)
 
     def model(self, name: str, version: int) -> ServedModel:
         """The model to answer; the newest that is served where `version` is 0.
@@ -94,8 +86,11 @@ class Engine:
         """
         if self._draining:
             raise Draining
-        validation.check_model_name(name)
-        return self._find(name, version)
+        try:
+            return self._find(name, version)
+        except ModelNotFound:
+            validation.check_model_name(name)
+            raise
 
     def model_of_tokens(
         self, name: str, version: int, tokens: Sequence[bytes]
@@ -239,43 +234,42 @@ class Engine:
         finish: Callable[[list[Outputs]], _T],
         tell: Callable[[_T | Exception], None],
     ) -> Leave:
-        request = _Request(len(works), finish, tell, self._ended)
-        with self._counting:
-            if not self._requests:
-                self._idle.clear()
-            self._requests += 1
+        if len(works) == 1:  # as nearly always
+            return self._scheduler.submit(
+                works[0],
+                lambda outcome: tell(
+                    outcome if isinstance(outcome, Exception) else _finished(finish, [outcome])
+                ),
+            )
+        request = _Parts(len(works), finish, tell)
         request.begin(self._scheduler, works)
         return request.leave
 
-    def _ended(self) -> None:
-        with self._counting:
-            self._requests -= 1
-            if not self._requests:
-                self._idle.set()
+
+def _finished(finish: Callable[[list[Outputs]], _T], outputs: list[Outputs]) -> _T | Exception:
+    try:
+        return finish(outputs)
+    except Exception as error:  # whatever it is, the caller is told
+        return error
 
 
-class _Request(Generic[_T]):
+class _Parts(Generic[_T]):
     """The parts of a request under way: told the outputs of every part, or of none.
 
     Args:
         parts: How many there are.
         finish: Makes the answer of the outputs.
         tell: Told the answer, or why there is none.
-        ended: Called when it is over, however it ends.
     """
-
-    __slots__ = ("_ended", "_finish", "_leaves", "_lock", "_missing", "_outputs", "_over", "_tell")
 
     def __init__(
         self,
         parts: int,
         finish: Callable[[list[Outputs]], _T],
         tell: Callable[[_T | Exception], None],
-        ended: Callable[[], None],
     ) -> None:
         self._finish = finish
         self._tell = tell
-        self._ended = ended
         self._lock = threading.Lock()  # lanes may end parts at the same time; guards what follows
         self._outputs: list[Outputs | None] = [None] * parts
         self._missing = parts
@@ -316,12 +310,8 @@ class _Request(Generic[_T]):
             if self._missing:
                 return
             self._leaves.clear()
-        answer: _T | Exception
-        try:
-            answer = self._finish([output for output in self._outputs if output is not None])
-        except Exception as error:  # whatever it is, the caller is told
-            answer = error
-        self._end(answer)
+        outputs = [output for output in self._outputs if output is not None]
+        self._end(_finished(self._finish, outputs))
 
     def _end(self, answer: _T | Exception | None) -> bool:
         """Ends it with what is to be told, if nothing else has; whether nothing had."""
@@ -334,11 +324,8 @@ class _Request(Generic[_T]):
             leave()
         tell = self._tell
         del self._tell  # it may hold the way to leave, and must not wait for the garbage collector
-        try:
-            if answer is not None:
-                tell(answer)
-        finally:
-            self._ended()
+        if answer is not None:
+            tell(answer)
         return True
 
 

@@ -181,11 +181,11 @@ class Server:
         await asyncio.sleep(self.settings.drain_pause_s)
         self._engine.drain()
         self._health.close()
-        await asyncio.to_thread(self._engine.wait_until_idle, self.settings.drain_grace_s)
+        await asyncio.to_thread(self._scheduler.wait_until_idle, self.settings.drain_grace_s)
+        await asyncio.to_thread(self._scheduler.close)
         if self._listener is not None:
             await asyncio.sleep(LINGER_S)
             await self._listener.stop(CLOSE_S)
-        await asyncio.to_thread(self._scheduler.close)
         for task in (self._loading, self._reporting):
             if task is not None:
                 task.cancel()

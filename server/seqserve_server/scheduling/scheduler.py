@@ -66,6 +66,7 @@ class LaneScheduler:
     ) -> None:
         self._admission = Admission(max_queue_steps, lanes)
         self._entrance = threading.Lock()  # guards the admission and `_closed`
+        self._emptied = threading.Condition(self._entrance)
         self._bulk_patience_s = bulk_patience_s
         self._clock = clock
         self._inbox: SimpleQueue[_Submission | None] = SimpleQueue()
@@ -106,6 +107,11 @@ class LaneScheduler:
             stats.idle_s += sum(self._clock() - since for since in self._resting.values())
         return stats
 
+    def wait_until_idle(self, timeout_s: float) -> bool:
+        """As `Scheduler.wait_until_idle`."""
+        with self._entrance:
+            return self._emptied.wait_for(lambda: not self._admission.steps, timeout_s)
+
     def close(self) -> None:
         """As `Scheduler.close`; a lane that hangs is left behind."""
         with self._entrance:
@@ -133,6 +139,8 @@ class LaneScheduler:
         with self._entrance:
             if not self._admission.leave(ticket):
                 return None
+            if not self._admission.steps:
+                self._emptied.notify_all()
         tell = ticket.tell
         del ticket.tell  # the two hold one another, and must not wait for the garbage collector
         return tell
@@ -160,29 +168,29 @@ class LaneScheduler:
     def _border(self, ran: Prepared | None, workspace: Workspace) -> Prepared | None:
         """Between two turns: what ran is settled, what came is taken in, what runs next chosen."""
         reached = self._clock()
-        given_way_s = 0.0
         if ran is not None:
             with self._lock:
                 settled = self._finish(ran)
             self._tell(settled)
-            # Those who take calls and bring answers may be waiting for this very core: at a border
-            # they delay nobody, and what they bring has a part in the next turn.
-            told = self._clock()
-            cores.give_way()
-            given_way_s = self._clock() - told
+        told = self._clock()
+        # Those who take calls and bring answers may be waiting for this very core: at a border they
+        # delay nobody, and what they bring has a part in the next turn.
+        cores.give_way()
+        given_way_s = self._clock() - told
         with self._lock:
             now = self._clock()
             if ran is not None:
                 self._learn(ran, now)
             self._take_in()
-            prepared, expired = self._prepare(now, workspace)
+            busy = [batcher for batcher in self._batchers.values() if not batcher.pool.idle]
+            prepared, expired = _prepare(busy, now, workspace)
             if prepared is None:
                 self._resting[threading.current_thread()] = self._clock()
-            elif self._resting and self._has_more():
+            elif self._resting and any(batcher.pool.has_ready for batcher in busy):
                 self._inbox.put(None)  # wakes a lane that rests
             self._interactive_waits = False
             # In this order: what is put from now on sets it again.
-            if not self._inbox.empty() or self._urges():
+            if not self._inbox.empty() or _urges(busy):
                 self._interactive_waits = True
             self._stats.around_s += self._clock() - reached - given_way_s
         if expired:
@@ -206,25 +214,6 @@ class LaneScheduler:
         cost.keep_pace(ran.predicted_s, now - ran.began_s)
         if ran.batcher.turns % _OBSERVED_TURNS == 0:
             cost.observe(ran.spent())
-
-    def _prepare(self, now: float, workspace: Workspace) -> tuple[Prepared | None, list[Ticket]]:
-        """The next turn of the model whose row is due first, and the tickets that expired."""
-        busy = [batcher for batcher in self._batchers.values() if not batcher.pool.idle]
-        expired = [ticket for batcher in busy for ticket in batcher.admit(now)]
-        if len(busy) > 1:
-            busy.sort(key=lambda batcher: batcher.pool.urgency(now))
-        for batcher in busy:
-            if prepared := batcher.prepare(now, workspace):
-                return prepared, expired
-        return None, expired
-
-    def _urges(self) -> bool:
-        """Whether interactive rows are ready that a lane with a bulk turn should yield to."""
-        pools = [batcher.pool for batcher in self._batchers.values()]
-        return any(pool.has_bulk for pool in pools) and any(pool.urges for pool in pools)
-
-    def _has_more(self) -> bool:
-        return any(batcher.pool.has_ready for batcher in self._batchers.values())
 
     def _go_on(self, prepared: Prepared) -> Callable[[], bool]:
         """Whether a turn may run its next batch: a bulk one yields to whoever waits."""
@@ -278,3 +267,23 @@ class LaneScheduler:
         for ticket in tickets:
             ticket.gone = True
         self._tell([(ticket, own(error)) for ticket in tickets])
+
+
+def _prepare(
+    busy: list[Batcher], now: float, workspace: Workspace
+) -> tuple[Prepared | None, list[Ticket]]:
+    """The next turn of the model whose row is due first, and the tickets that expired."""
+    expired = [ticket for batcher in busy for ticket in batcher.admit(now)]
+    if len(busy) > 1:
+        busy.sort(key=lambda batcher: batcher.pool.urgency(now))
+    for batcher in busy:
+        if prepared := batcher.prepare(now, workspace):
+            return prepared, expired
+    return None, expired
+
+
+def _urges(busy: list[Batcher]) -> bool:
+    """Whether interactive rows are ready that a lane with a bulk turn should yield to."""
+    return any(batcher.pool.has_bulk for batcher in busy) and any(
+        batcher.pool.urges for batcher in busy
+    )

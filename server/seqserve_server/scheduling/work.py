@@ -75,8 +75,12 @@ class Scheduler(Protocol):
         """
         ...
 
+    def wait_until_idle(self, timeout_s: float) -> bool:
+        """Waits until nothing is under way; whether that came about."""
+        ...
+
     def close(self) -> None:
-        """Gives up what is not answered yet, and waits for what runs."""
+        """Gives up what is not answered yet, and waits until nobody is told any more."""
         ...
 
 
