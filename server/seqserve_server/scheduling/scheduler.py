@@ -173,9 +173,10 @@ class LaneScheduler:
                 settled = self._finish(ran)
             self._tell(settled)
         told = self._clock()
-        # Those who take calls and bring answers may be waiting for this very core: at a border they
-        # delay nobody, and what they bring has a part in the next turn.
-        cores.give_way()
+        if not (self._inbox.empty() and all(each.pool.idle for each in self._batchers.values())):
+            # Those who take calls and bring answers may be waiting for this very core: at a border
+            # they delay nobody, and what they bring has a part in the next turn.
+            cores.give_way()
         given_way_s = self._clock() - told
         with self._lock:
             now = self._clock()
