@@ -1,7 +1,8 @@
 """Single-sequence calls of many callers in one process: coalesced by the client against plain.
 
 64 threads or 64 asyncio tasks call as a program would, with the client library. The process has
-one core, the server the other.
+one core, the server the other. What the server makes of ready-made requests like those that the
+callers fill is the most that coalescing can come to.
 """
 
 from __future__ import annotations
@@ -9,21 +10,22 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from benchmarks import figures, harness
-from benchmarks.calls import References, WrongAnswer
+from benchmarks.calls import CLASSIFY, Calls, References, WrongAnswer
 from benchmarks.figures import Figure
 from benchmarks.harness import Spread, ratios
+from benchmarks.load import Load
 from benchmarks.models import SMALL, published
 from benchmarks.server_process import CLIENT_CORE, Server
 from benchmarks.workloads import VOWELS
 from seqserve import ragged
 from seqserve.graph import Array
-from seqserve_client import AsyncClient, Client
+from seqserve_client import AsyncClient, Client, defaults
 from seqserve_client.classification import Classification
 
 CALLERS = 64
@@ -42,48 +44,81 @@ def main() -> None:
         server = stack.enter_context(Server(repository))
         sequences = VOWELS.sequences(SEQUENCES)
         bench = _Bench(server.address, list(sequences), References(repository, SMALL, sequences))
+        busy: dict[str, list[float]] = {}
+        measures = {
+            f"{callers}, {how}": _measure(
+                partial(measure, options, seconds), server, busy.setdefault(f"{callers}, {how}", [])
+            )
+            for callers, measure in (("threads", bench.threads), ("tasks", bench.tasks))
+            for how, options in (("plain", PLAIN), ("coalesced", {}))
+        }
+        calls = Calls(repository, SMALL, sequences, defaults.COALESCE_SEQUENCES)
         taken = harness.in_turn(
-            {
-                f"{callers}, {how}": _measure(measure, options, seconds)
-                for callers, measure in (("threads", bench.threads), ("tasks", bench.tasks))
-                for how, options in (("plain", PLAIN), ("coalesced", {}))
-            },
-            repeats,
+            {**measures, "ready-made": _ready_made(server.address, calls, seconds)}, repeats
         )
+    rates = {name: Spread.of(each) for name, each in taken.items()}
+    shares = {name: Spread.of(each) for name, each in busy.items()}
+    coalesced = {callers: taken[f"{callers}, coalesced"] for callers in ("threads", "tasks")}
     ratio = {
-        callers: ratios(taken[f"{callers}, coalesced"], taken[f"{callers}, plain"])
-        for callers in ("threads", "tasks")
+        callers: ratios(each, taken[f"{callers}, plain"]) for callers, each in coalesced.items()
     }
+    reached = {callers: ratios(each, taken["ready-made"]) for callers, each in coalesced.items()}
     harness.show(
         f"Calls of one sequence a second, {CALLERS} callers in one process, {VOWELS.name}",
-        ("callers", "plain", "coalesced", "coalesced ÷ plain"),
+        ("callers", "plain", "coalesced", "ready-made", "coalesced ÷ plain", "÷ ready-made"),
         [
             (
                 callers,
-                Spread.of(taken[f"{callers}, plain"]),
-                Spread.of(taken[f"{callers}, coalesced"]),
+                rates[f"{callers}, plain"],
+                rates[f"{callers}, coalesced"],
+                rates["ready-made"],
                 ratio[callers],
+                reached[callers],
             )
             for callers in ratio
         ],
     )
-    table = [Figure(f"coalesced-{callers}", spread) for callers, spread in ratio.items()]
+    table = [
+        Figure(
+            f"coalesced-{callers}",
+            spread,
+            f"{reached[callers]} of ready-made requests' rate; server's core busy "
+            f"{shares[f'{callers}, coalesced']} of the time, {shares[f'{callers}, plain']} in "
+            "plain calls",
+        )
+        for callers, spread in ratio.items()
+    ]
     figures.show(table)
-    rates = {name: Spread.of(each) for name, each in taken.items()}
     harness.write(
         "coalescing",
         {
             "figures": [each.document() for each in table],
             "calls_per_second": rates,
             "coalesced ÷ plain": ratio,
+            "coalesced ÷ ready-made": reached,
+            "share of the time that the server's core is busy": shares,
         },
     )
 
 
-def _measure(
-    measure: Callable[[Options, float], float], options: Options, seconds: float
-) -> harness.Measure:
-    return lambda: measure(options, seconds)
+def _measure(measure: harness.Measure, server: Server, busy: list[float]) -> harness.Measure:
+    """The measure, which also notes how busy the server was."""
+
+    def taken() -> float:
+        begin, before = time.perf_counter(), server.cpu_seconds()
+        rate = measure()
+        busy.append((server.cpu_seconds() - before) / (time.perf_counter() - begin))
+        return rate
+
+    return taken
+
+
+def _ready_made(address: str, calls: Calls, seconds: float) -> harness.Measure:
+    """Sequences a second in full requests, as many under way as the callers can fill."""
+    load = Load(address, CLASSIFY, calls.messages)
+    under_way = CALLERS // calls.size
+    enough = calls.warm(load, under_way, seconds)
+    return lambda: calls.saturate(load, under_way, enough)
 
 
 class _Bench:

@@ -25,6 +25,10 @@ from seqserve_client.gathering import Gathering, Gatherings, Kind
 from seqserve_client.joined import CLOSED, Call, limits, message, parted
 from seqserve_client.options import Options
 
+# Between two looks for callers whose time is up; without, many of them would keep the event loop
+# busy with looking.
+_PAUSE_S = 0.001
+
 Send = Callable[[ClassifyRequest, Deadline], Awaitable[ClassifyResponse]]
 
 
@@ -54,6 +58,51 @@ class _Request:
             self.task.cancel()
 
 
+class _Expiry:
+    """Ends the wait of each caller when its time is up.
+
+    With one timer for all of them: one for each would be a good part of what a call costs.
+
+    Args:
+        end: Is given a caller whose time is up.
+    """
+
+    def __init__(self, end: Callable[[_Caller], None]) -> None:
+        self._end = end
+        self._callers: set[_Caller] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = math.inf
+
+    def add(self, caller: _Caller) -> None:
+        """The caller waits from now on."""
+        self._callers.add(caller)
+        if caller.deadline < self._looks_at:
+            self._look_at(caller.deadline)
+
+    def discard(self, caller: _Caller) -> None:
+        """The caller no longer waits."""
+        self._callers.discard(caller)
+        if not self._callers:
+            self._look_at(math.inf)  # nor does the timer keep the client alive
+
+    def _look_at(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if at < math.inf:
+            delay_s = max(0.0, at - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._look)
+        self._looks_at = at
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        for caller in [each for each in self._callers if each.deadline <= now]:
+            self._callers.remove(caller)
+            self._end(caller)
+        earliest = min((caller.deadline for caller in self._callers), default=math.inf)
+        self._look_at(max(earliest, now + _PAUSE_S))
+
+
 class AsyncCoalescer:
     """Joins the calls of any number of tasks of one event loop.
 
@@ -67,6 +116,7 @@ class AsyncCoalescer:
         self._send = send
         self._gatherings: Gatherings[_Caller] = Gatherings(partial(limits, options))
         self._watched: set[Gathering[_Caller]] = set()
+        self._expiry = _Expiry(self._expire)
         self._closed = False
 
     async def classify(
@@ -87,7 +137,16 @@ class AsyncCoalescer:
                 self._hand_on(gathering, leaving)
         self._depart(gathering, leaving)
         self._watch(gathering)
-        answer = await self._fate(gathering, caller)
+        self._expiry.add(caller)
+        try:
+            answer = await caller.answer
+        except BaseException:
+            gathering.withdraw(caller)
+            if caller.request is not None:
+                caller.request.end_if_deserted()
+            raise
+        finally:
+            self._expiry.discard(caller)
         return await self._asked(kind, [caller]) if answer is None else answer
 
     def close(self) -> None:
@@ -96,23 +155,6 @@ class AsyncCoalescer:
         for caller in self._gatherings.disband():
             if not caller.answer.done():
                 caller.answer.set_exception(Cancelled(CLOSED))
-
-    async def _fate(self, gathering: Gathering[_Caller], caller: _Caller) -> Classification | None:
-        """What becomes of a call that does not leave by itself; None: it has to, after all."""
-        expiry = None
-        try:
-            if caller.deadline < math.inf:
-                remaining_s = max(0.0, caller.deadline - time.monotonic())
-                expiry = asyncio.get_running_loop().call_later(remaining_s, self._expire, caller)
-            return await caller.answer
-        except BaseException:
-            gathering.withdraw(caller)
-            if caller.request is not None:
-                caller.request.end_if_deserted()
-            raise
-        finally:
-            if expiry is not None:
-                expiry.cancel()
 
     def _expire(self, caller: _Caller) -> None:
         if not caller.answer.done():

@@ -104,6 +104,8 @@ def checked_class(service_class: ServiceClass | str) -> ServiceClass:
     Raises:
         InvalidOptions: there is none.
     """
+    if isinstance(service_class, ServiceClass):  # which the enumeration takes its time to find out
+        return service_class
     try:
         return ServiceClass(service_class)
     except ValueError as error:

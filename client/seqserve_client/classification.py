@@ -95,12 +95,13 @@ class Classification:
 
     def alone(self, index: int) -> Classification:
         """The answer to one sequence as if there had been no other, holding on to no other."""
+        row = slice(index, index + 1)
         return Classification(
-            labels=(self.labels[index],),
-            probabilities=_frozen(self.probabilities[index : index + 1].copy()),
-            logits=_frozen(self.logits[index : index + 1].copy()),
+            labels=self.labels[row],
+            probabilities=_frozen(self.probabilities[row].copy()),
+            logits=_frozen(self.logits[row].copy()),
             classes=self.classes,
-            top_labels=self.top_labels[index : index + 1],
+            top_labels=self.top_labels[row],
             model_name=self.model_name,
             model_version=self.model_version,
             model_digest=self.model_digest,
@@ -205,31 +206,31 @@ def read(
         ProtocolError: the response does not fit the request.
     """
     answers = response.answers
+    labels, classes = tuple(answers.labels), tuple(answers.classes)
     width = max(1, top_k)
-    columns = top_k or len(answers.classes)
+    columns = top_k or len(classes)
     try:
         probabilities = decode_matrix(answers.probabilities, sequences)
         logits = decode_matrix(answers.logits, sequences)
     except InvalidRagged as error:
         raise ProtocolError(f"an answer for {sequences} sequences was expected: {error}") from error
-    if len(answers.labels) != sequences * width or not (
+    if len(labels) != sequences * width or not (
         probabilities.shape == logits.shape == (sequences, columns)
     ):
         raise ProtocolError(
             f"answers for {sequences} sequences and {columns} classes were expected; "
-            f"{len(answers.labels)} labels, probabilities of shape {probabilities.shape} and "
+            f"{len(labels)} labels, probabilities of shape {probabilities.shape} and "
             f"logits of shape {logits.shape} came"
         )
-    labels = tuple(answers.labels)
-    if not top_k and not set(labels) <= set(answers.classes):
-        raise ProtocolError(f"labels came that are not among the classes {list(answers.classes)}")
-    rows = tuple(labels[start : start + width] for start in range(0, len(labels), width))
+    if not top_k and not set(labels) <= set(classes):
+        raise ProtocolError(f"labels came that are not among the classes {list(classes)}")
+    starts = range(0, len(labels), width) if top_k else ()
     return Classification(
         labels=labels[::width],
         probabilities=probabilities,
         logits=logits,
-        classes=() if top_k else tuple(answers.classes),
-        top_labels=rows if top_k else (),
+        classes=() if top_k else classes,
+        top_labels=tuple(labels[start : start + width] for start in starts),
         model_name=response.model_name,
         model_version=response.model_version,
         model_digest=response.model_digest,
@@ -237,7 +238,7 @@ def read(
 
 
 def _frozen(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-    matrix.flags.writeable = False
+    matrix.setflags(write=False)
     return matrix
 
 

@@ -284,6 +284,26 @@ def test_an_expired_neighbour_leaves_in_its_time_and_nobody_else_does(
     assert held.server.calls[-1].time_remaining_s == math.inf
 
 
+def test_neighbours_expire_one_after_the_other(
+    crowd: Crowd, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "_HURRY", 0)
+    caller = crowd(held.server.address, coalesce_sequences=5, coalesce_delay_s=NEVER_S)
+    held.fill(caller)
+    # The shortest is neither the first nor the last, and the longest comes before others.
+    stays, third, first, second, other = (
+        caller([-2.0], timeout_s=timeout_s) for timeout_s in (math.inf, 1.4, 1.0, 1.2, 1000)
+    )
+    for answer in (first, second, third):
+        with pytest.raises(DeadlineExceeded, match="did not answer in the time given"):
+            answer.result(TIMEOUT_S)
+    assert not stays.done()
+    assert not other.done()
+    held.end.set()
+    assert [answer.result(TIMEOUT_S).logits[0, 0] for answer in (stays, other)] == [-2, -2]
+    assert held.joined() == [[-2] * 5]
+
+
 def test_a_neighbour_that_expires_as_it_waits_does_not_leave(
     crowd: Crowd, held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
