@@ -6,8 +6,8 @@ The session itself is the caller's, so that this package needs no onnxruntime.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from math import prod
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +39,6 @@ def batch_axis(tensor: StateTensor) -> int:
     return list(tensor.dims).index(-1)
 
 
-_ALL = (slice(None),) * 8
-
-
 class SessionRun(Protocol):
     """`run` of an onnxruntime.InferenceSession."""
 
@@ -52,8 +49,7 @@ class SessionRun(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Outputs:
+class Outputs(NamedTuple):
     """What one run of a model gives."""
 
     logits: Array
@@ -84,7 +80,9 @@ class GraphRunner:
             for tensor in self.state_tensors
         ]
         self._initial = {tensor.name: tensor.initial for tensor in self.state_tensors}
-        self._begin: tuple[int, dict[str, Array]] = (0, {})
+        self._state_names = [tensor.name for tensor in self.state_tensors]
+        self._same: dict[str, Array] = {}  # the initial value of each, many times over
+        self._begin: dict[int, Mapping[str, Array]] = {}  # the inputs, by rows
 
     def __call__(
         self,
@@ -103,20 +101,24 @@ class GraphRunner:
             keep_state: Whether the state after the run is wanted.
         """
         rows = len(values)
-        if state is None:
-            state = self._beginning(rows)
         if rows < self._minimum_rows:
             # A twin of the row: some kernels take another path, with other rounding, at one row.
             twins = np.zeros(self._minimum_rows, np.int64)
-            twin_state = self.take_rows(state, twins)
-            outputs = self._run(values[twins], lengths[twins], twin_state, keep_state)
-            first = np.arange(rows)
-            return Outputs(
-                outputs.logits[first],
-                outputs.probabilities[first],
-                self.take_rows(outputs.state, first) if keep_state else {},
-            )
-        return self._run(values, lengths, state, keep_state)
+            values, lengths = values[twins], lengths[twins]
+            state = None if state is None else self.take_rows(state, twins)
+        if state is None:
+            inputs = self._beginning(len(values))
+        else:
+            inputs = {input_name: state[name] for name, input_name, _, _ in self._state}
+        logits, probabilities, *after = self._session_run(
+            self._output_names if keep_state else self._output_names[:2],
+            {VALUES: values, LENGTHS: lengths, **inputs},
+        )
+        state = dict(zip(self._state_names, after, strict=False))
+        if rows < len(values):
+            state = self.take_rows(state, np.arange(rows)) if keep_state else state
+            return Outputs(logits[:rows], probabilities[:rows], state)
+        return Outputs(logits, probabilities, state)
 
     def initial_state(self, rows: int) -> dict[str, Array]:
         """The state of `rows` sequences before their first step."""
@@ -127,28 +129,25 @@ class GraphRunner:
             for name, _, dims, _ in self._state
         }
 
-    def _beginning(self, rows: int) -> State:
-        """As `initial_state`, but a view of what was made before: nobody may write to it."""
-        made, begin = self._begin
-        if rows > made:
-            begin = self.initial_state(2 * rows)
-            self._begin = (2 * rows, begin)  # in one step: other threads may call as well
-        return {
-            name: np.ascontiguousarray(begin[name][(*_ALL[:axis], slice(rows))])
-            for name, _, _, axis in self._state
-        }
+    def _beginning(self, rows: int) -> Mapping[str, Array]:
+        """The inputs for `initial_state`, made before: nobody may write to them."""
+        inputs = self._begin.get(rows)
+        if inputs is None:  # other threads may be at it as well
+            inputs = {
+                input_name: self._beginning_of(name, dims, rows)
+                for name, input_name, dims, _ in self._state
+            }
+            self._begin[rows] = inputs
+        return inputs
+
+    def _beginning_of(self, name: str, dims: Sequence[int], rows: int) -> Array:
+        """A view: all its numbers are the same, so those of more rows will do."""
+        shape = [rows if size == -1 else size for size in dims]
+        same = self._same.get(name)
+        if same is None or same.size < prod(shape):
+            same = self._same[name] = np.full(2 * prod(shape), self._initial[name], "f4")
+        return same[: prod(shape)].reshape(shape)
 
     def take_rows(self, state: State, rows: NDArray[np.int64]) -> dict[str, Array]:
         """The state of the sequences at `rows` alone, in that order."""
         return {name: state[name].take(rows, axis=axis) for name, _, _, axis in self._state}
-
-    def _run(
-        self, values: Array, lengths: NDArray[np.int32], state: State, keep_state: bool
-    ) -> Outputs:
-        feed: dict[str, NDArray[Any]] = {VALUES: values, LENGTHS: lengths}
-        for name, input_name, _, _ in self._state:
-            feed[input_name] = state[name]
-        names = self._output_names if keep_state else self._output_names[:2]
-        logits, probabilities, *states = self._session_run(names, feed)
-        kept = {name: tensor for (name, *_), tensor in zip(self._state, states, strict=False)}
-        return Outputs(logits, probabilities, kept)

@@ -72,6 +72,19 @@ def test_a_run_without_state_begins_with_the_initial_values() -> None:
     assert outputs.state["sum"].tolist() == outputs.logits.tolist()
 
 
+@given(st.lists(st.integers(1, 9), min_size=1))
+def test_every_run_without_state_begins_so_however_many_rows_it_has(runs: list[int]) -> None:
+    session = Adder()
+    run = GraphRunner(graph(), session.run)
+    for rows in runs:
+        run(ones(rows), np.ones(rows, np.int32))
+        feed = session.feeds[-1]
+        np.testing.assert_array_equal(feed["sum_in"], np.full((rows, 2), 10, "f4"), strict=True)
+        np.testing.assert_array_equal(feed["count_in"], np.full((3, rows), -1, "f4"), strict=True)
+        assert feed["sum_in"].flags.c_contiguous
+        assert feed["count_in"].flags.c_contiguous
+
+
 def test_a_run_goes_on_from_the_state_given() -> None:
     session = Adder()
     run = GraphRunner(graph(), session.run)

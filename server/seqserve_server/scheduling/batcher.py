@@ -27,6 +27,7 @@ class WorkTicket(Ticket):
 
     def __init__(self, work: Work, arrived: float) -> None:
         super().__init__(work.rows.lengths, arrived, work.service_class, work.deadline)
+        self.values = work.rows.values
         self.work = work
 
 
@@ -68,7 +69,7 @@ class Prepared:
     @property
     def useful_steps(self) -> int:
         """Steps that were asked for, of the batches that have run."""
-        return int(self.turn.advance[: self.rows].sum())
+        return sum(self.turn.advance[: self.rows].tolist())
 
     def spent(self) -> Spent:
         """What was run, and what it took from the beginning of its preparation until now."""
@@ -128,12 +129,11 @@ class Batcher:
         """Lets waiting tickets in as far as there is room; returns those that expired."""
         admitted, expired = self.pool.admit(now)
         if admitted.tickets:
-            works = [ticket.work for ticket in admitted.tickets if isinstance(ticket, WorkTicket)]
-            steps = sum(work.rows.steps for work in works)
-            if not self._store.room(steps):
-                slots, remaining = self.pool.rows_in_play(but=set(admitted.tickets))
-                self._store.compact(slots, remaining, steps)
-            self._store.put(admitted.slots, works)
+            self._store.put(admitted)
+            for ticket in admitted.tickets:
+                assert isinstance(ticket, WorkTicket)
+                if ticket.work.state is not None:
+                    self._store.put_state(ticket.slots, ticket.work.state)
         return expired
 
     def prepare(self, now: float, workspace: Workspace) -> Prepared | None:

@@ -77,7 +77,7 @@ class CostModel:
         self.now = coefficients
         self._prior = _Normal()
         self._recent = _Normal()
-        self._since_fit = 0
+        self._observed: list[Spent] = []  # since the last fit
         self.most_row_steps = 1 << 20
         """Rows × steps of a run beyond which it is slower for the memory that it takes."""
         self.pace = 1.0
@@ -102,8 +102,7 @@ class CostModel:
     def calibrate(self, observed: Sequence[Spent]) -> None:
         """Fits to the turns of a warm-up, at least one; they fade slowly."""
         self._prior = _Normal()
-        for spent in observed:
-            self._prior.add(spent)
+        self._prior.add(observed, np.ones(len(observed)))
         # Where few shapes were run, what they do not tell is as it is elsewhere, but slower.
         times = statistics.median(
             spent.seconds / float(_features(spent) @ _vector(DEFAULT)) for spent in observed
@@ -113,11 +112,13 @@ class CostModel:
 
     def observe(self, spent: Spent) -> None:
         """Takes a turn into account."""
-        self._recent.fade(math.exp(-1.0 / _MEMORY_TURNS))
-        self._prior.fade(math.exp(-1.0 / _PRIOR_MEMORY_TURNS))
-        self._recent.add(spent)
-        self._since_fit += 1
-        if self._since_fit >= _REFIT_TURNS:
+        self._observed.append(spent)
+        if len(self._observed) == _REFIT_TURNS:
+            self._prior.fade(_REFIT_TURNS / _PRIOR_MEMORY_TURNS)
+            self._recent.fade(_REFIT_TURNS / _MEMORY_TURNS)
+            ages = np.arange(_REFIT_TURNS)[::-1]
+            self._recent.add(self._observed, np.exp(-ages / _MEMORY_TURNS))
+            self._observed.clear()
             self._fit()
 
     def keep_pace(self, predicted_s: float, elapsed_s: float) -> None:
@@ -132,7 +133,6 @@ class CostModel:
         self.pace += weight * (ratio - self.pace)
 
     def _fit(self) -> None:
-        self._since_fit = 0
         start = _vector(self.now)
         fitted = _non_negative(
             self._prior.gram + self._recent.gram, self._prior.moment + self._recent.moment, start
@@ -158,14 +158,16 @@ class _Normal:
         self.gram = np.zeros((6, 6))
         self.moment = np.zeros(6)
 
-    def add(self, spent: Spent) -> None:
-        features = _features(spent) / spent.seconds
-        self.gram += np.outer(features, features)
-        self.moment += features
+    def add(self, observed: Sequence[Spent], weights: Vector) -> None:
+        """Takes turns in, each with a weight."""
+        features = np.array([_features(spent) / spent.seconds for spent in observed])
+        self.gram += (weights * features.T) @ features
+        self.moment += weights @ features
 
-    def fade(self, factor: float) -> None:
-        self.gram *= factor
-        self.moment *= factor
+    def fade(self, memories: float) -> None:
+        """Lets what is there count for less: for 1 / e after one memory."""
+        self.gram *= math.exp(-memories)
+        self.moment *= math.exp(-memories)
 
 
 def _non_negative(gram: Vector, moment: Vector, start: Vector) -> Vector:

@@ -16,14 +16,14 @@ is due first, whatever its length.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqserve_server.scheduling.cost import CostModel
+from seqserve_server.scheduling.cost import Coefficients, CostModel
 
 Indices = NDArray[np.int64]
 
@@ -41,8 +41,7 @@ _MOST_RUNS = 64
 """Of a turn: whoever comes meanwhile waits for it."""
 
 
-@dataclass(frozen=True, eq=False)
-class Run:
+class Run(NamedTuple):
     """Rows to advance together."""
 
     rows: Indices
@@ -70,32 +69,28 @@ def group(
         budget_s: How long the turn may take; the first run always fits.
         max_row_steps: Rows times steps that a run may hold; one row always may.
     """
-    order = np.argsort(_short(remaining), kind="stable")
+    order = remaining.argsort(kind="stable")
     lengths = remaining[order].tolist()
     if not whole:
         order = _cut_long(order, lengths, cost)
     due = due[order]
-    taken = bytearray(len(lengths))
+    taken = bytearray(len(lengths)) + b"\x01"  # nobody beyond the last
     runs: list[Run] = []
     left_s = budget_s
+    most_row_steps = min(max_row_steps, cost.most_row_steps)
     while len(runs) < _MOST_RUNS:
         position = int(due.argmin())
         if taken[position]:  # as all are
             break
-        first, last = _neighbours(lengths, taken, position, cost, max_row_steps)
-        steps = lengths[last]
-        left_s -= cost.run_s(last + 1 - first, steps)
+        first, stop = _neighbours(lengths, taken, position, cost.now, most_row_steps)
+        steps = lengths[stop - 1]
+        left_s -= cost.run_s(stop - first, steps)
         if runs and left_s < 0:
             break
-        taken[first : last + 1] = b"\x01" * (last + 1 - first)
-        due[first : last + 1] = math.inf
-        runs.append(Run(order[first : last + 1], steps))
+        taken[first:stop] = b"\x01" * (stop - first)
+        due[first:stop] = math.inf
+        runs.append(Run(order[first:stop], steps))
     return runs
-
-
-def _short(numbers: Indices) -> NDArray[np.integer]:
-    """The same in 16 bits where they fit: numpy then sorts in linear time."""
-    return numbers.astype(np.uint16) if numbers.max() < 1 << 16 else numbers
 
 
 def _cut_long(order: Indices, lengths: list[int], cost: CostModel) -> Indices:
@@ -132,41 +127,54 @@ def _chunk_steps(lengths: Sequence[int], cost: CostModel) -> int:
 
 
 def _neighbours(
-    lengths: Sequence[int], taken: bytearray, position: int, cost: CostModel, max_row_steps: int
+    lengths: Sequence[int],
+    taken: bytearray,
+    position: int,
+    now: Coefficients,
+    most_row_steps: int,
 ) -> tuple[int, int]:
-    """First and last of the rows, by length, to run with the one at `position`.
+    """The rows, by length, to run with the one at `position`: the first, and the end of them.
 
     First upwards, as long as those already in it waste no more than half of what may be wasted,
     then downwards.
+
+    Args:
+        lengths: Of all rows, ascending.
+        taken: Which of them are in a run already; beyond the last as if one were.
+        position: One that is not.
+        now: What runs cost.
+        most_row_steps: Rows times steps that a run may hold.
     """
-    now = cost.now
     steps = lengths[position]
     may_waste = (now.run + now.step * steps) / now.row_step  # row-steps that another run costs
-    first = last = position
+    lowest, end = taken.rfind(1, 0, position) + 1, taken.find(1, position)
+    first, stop = position, position + 1
     wasted = 0
-    while last + 1 < len(lengths) and not taken[last + 1]:
-        longer, rows = lengths[last + 1], last + 1 - first
-        more = wasted + (longer - lengths[last]) * rows
-        if more > may_waste / 2 or rows + 1 > _most_rows(longer, cost, max_row_steps):
+    while stop < end:  # rows of one length at a time
+        longer, rows = lengths[stop], stop - first
+        most = _most_rows(longer, now, most_row_steps)
+        more = wasted + (longer - steps) * rows
+        if rows >= most or more > may_waste / 2:
             break
-        wasted = more
-        last += 1
-    steps = lengths[last]
-    most = _most_rows(steps, cost, max_row_steps)
-    while first > 0 and last - first + 1 < most and not taken[first - 1]:
-        wasted += steps - lengths[first - 1]
-        if wasted > may_waste:
+        steps, wasted = longer, more
+        stop = min(bisect_right(lengths, longer, stop, end), first + most)
+    most = _most_rows(steps, now, most_row_steps)
+    while first > lowest and stop - first < most:
+        each = steps - lengths[first - 1]
+        if wasted + each > may_waste:
             break
-        first -= 1
-    return first, last
+        fitting = int((may_waste - wasted) / each) if each else first
+        shortest = bisect_left(lengths, lengths[first - 1], lowest, first)
+        rows = first - max(shortest, first - fitting, stop - most)
+        wasted += rows * each
+        first -= rows
+    return first, stop
 
 
-def _most_rows(steps: int, cost: CostModel, max_row_steps: int) -> int:
+def _most_rows(steps: int, now: Coefficients, most_row_steps: int) -> int:
     """Rows of so many steps beyond which more of them gain nothing, or take too long."""
-    now = cost.now
     fixed_s = now.run + now.step * steps
     row_s = now.row + now.row_step * steps
-    gaining = fixed_s / (_ENOUGH_GAINED * row_s)
-    in_time = (RUN_LIMIT_S - fixed_s) / row_s
-    fitting = min(max_row_steps, cost.most_row_steps) / steps
-    return max(1, int(min(gaining, in_time, fitting)))
+    # What the rows may take together: until more gain nothing, and within the limit.
+    rows_s = min(fixed_s / _ENOUGH_GAINED, RUN_LIMIT_S - fixed_s)
+    return max(1, int(min(rows_s / row_s, most_row_steps / steps)))

@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Collection
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,10 +43,11 @@ _KEPT_FROM_BULK = 0.25
 Slots = NDArray[np.int64]
 _Queue = OrderedDict[Ticket, None]
 _NOWHERE: Slots = np.empty(0, np.int64)
+_NOBODY = Ticket(_NOWHERE, -math.inf)
+"""Owns the slots that are free."""
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Rows of a turn that run together: from `first` to before `stop`, in the turn's arrays."""
 
     first: int
@@ -56,8 +56,7 @@ class Batch:
     """How many steps are computed for each of its rows."""
 
 
-@dataclass(frozen=True, eq=False)
-class Turn:
+class Turn(NamedTuple):
     """What one lane does next: batches one after the other."""
 
     batches: list[Batch]
@@ -73,10 +72,11 @@ class Turn:
     """(rows,), since they came."""
     service_class: ServiceClass
     """The more urgent of those in it."""
+    tickets: Sequence[Ticket] = ()
+    """(rows,), whose each row is; for the pool's own turns."""
 
 
-@dataclass(frozen=True, eq=False)
-class Group:
+class Group(NamedTuple):
     """Tickets, and where their rows are."""
 
     tickets: list[Ticket]
@@ -119,18 +119,15 @@ class Pool:
         self._in_play: dict[Ticket, None] = {}
         self._earliest = math.inf  # no deadline in play is earlier
         self._steps = 0
-        self._free = np.arange(slots)[::-1].copy()
-        self._free_count = slots
-        self._owner: list[Ticket | None] = [None] * slots
+        self._free = list(range(slots))[::-1]
+        self._owner: list[Ticket] = [_NOBODY] * slots
         self._remaining = np.zeros(slots, np.int64)
-        self._arrived = np.zeros(slots)
         self._due = np.zeros(slots)
-        self._bulk = np.zeros(slots, np.bool_)
+        self._bulk = np.zeros(slots, np.bool_)  # where a bulk ticket is in play
         self._begun = np.zeros(slots, np.bool_)
         self._ready = np.zeros(slots, np.bool_)
-        self._running = np.zeros(slots, np.bool_)
         self._bulk_in_play = 0
-        self._leaving: set[Ticket] = set()
+        self._leaving: dict[Ticket, int] = {}  # and how many of their rows still run
 
     @property
     def idle(self) -> bool:
@@ -155,7 +152,7 @@ class Pool:
 
     def urgency(self, now: float) -> tuple[bool, float]:
         """Less is more urgent: whether bulk rows alone are ready, and when the first is due."""
-        ready = np.flatnonzero(self._ready)
+        ready = self._ready.nonzero()[0]
         if not len(ready):
             return True, math.inf
         due = self._due[ready]
@@ -171,9 +168,10 @@ class Pool:
         ticket.gone = True
         self._waiting[ticket.service_class].pop(ticket, None)
         if ticket in self._in_play and ticket not in self._leaving:
+            running = ticket.pending - int(np.count_nonzero(self._ready[ticket.slots]))
             self._ready[ticket.slots] = False
-            if np.count_nonzero(self._running[ticket.slots]):
-                self._leaving.add(ticket)
+            if running:
+                self._leaving[ticket] = running
             else:
                 self._release([ticket])
 
@@ -190,13 +188,13 @@ class Pool:
         # overtaken: it might never fit again.
         if overdue and not self._let_in(bulk, now, admitted, expired, overdue=True):
             pass
-        elif self._let_in(interactive, now, admitted, expired):
+        elif self._let_in(interactive, now, admitted, expired) and bulk:
             self._let_in(bulk, now, admitted, expired, kept=_KEPT_FROM_BULK)
         return Group(admitted, self._play(admitted)), expired
 
     def turn(self, now: float) -> Turn | None:
         """What a lane does next; its rows are no others' until `done`."""
-        ready = np.flatnonzero(self._ready)
+        ready = self._ready.nonzero()[0]
         if not len(ready):
             return None
         service_class = ServiceClass.INTERACTIVE
@@ -212,7 +210,7 @@ class Pool:
             self._due[ready],
             self.cost,
             whole=self._whole,
-            budget_s=self._budget_s(len(ready), int(remaining.sum())),
+            budget_s=self._budget_s(len(ready), sum(remaining.tolist())),
             max_row_steps=self._max_row_steps,
         )
         return self._begin(ready, runs, service_class, now)
@@ -224,22 +222,21 @@ class Pool:
         """
         rows = turn.batches[ran - 1].stop if ran else 0
         slots, ends = turn.slots[:rows], turn.ends[:rows]
-        self._running[turn.slots] = False
-        self._remaining[slots] -= turn.advance[:rows]
+        ended = slots
         if np.count_nonzero(ends) < rows:
-            going_on = slots[~ends]
+            ended, going_on = slots[ends], slots[~ends]
+            self._remaining[going_on] -= turn.advance[:rows][~ends]
             self._begun[going_on] = True
             self._ready[going_on] = True
-            slots = slots[ends]
+        self._remaining[ended] = 0
         if rows < len(turn.slots):
             self._ready[turn.slots[rows:]] = True
-        owner = self._owner
         complete: list[Ticket] = []
-        for ticket, count in Counter([owner[slot] for slot in slots.tolist()]).items():
-            assert ticket is not None
-            ticket.pending -= count
-            if not ticket.pending and not ticket.gone:
-                complete.append(ticket)
+        for ticket, end in zip(turn.tickets, ends.tolist(), strict=False):
+            if end:
+                ticket.pending -= 1
+                if not ticket.pending and not ticket.gone:
+                    complete.append(ticket)
         released = self._release(complete)
         if self._leaving:
             self._let_go(turn)
@@ -248,15 +245,11 @@ class Pool:
     def owners(self, slots: Slots) -> list[Ticket]:
         """The tickets in play that have a row in one of `slots`, and that somebody waits for."""
         tickets = dict.fromkeys(self._owner[slot] for slot in slots.tolist())
-        return [ticket for ticket in tickets if ticket is not None and not ticket.gone]
+        return [ticket for ticket in tickets if ticket is not _NOBODY and not ticket.gone]
 
-    def rows_in_play(self, but: Collection[Ticket] = ()) -> tuple[Slots, NDArray[np.int64]]:
-        """The slots of the tickets in play, and the steps that each row still has to go.
-
-        Args:
-            but: Tickets to leave out.
-        """
-        slots = [ticket.slots for ticket in self._in_play if ticket not in but]
+    def rows_in_play(self) -> tuple[Slots, NDArray[np.int64]]:
+        """The slots of the tickets in play, and the steps that each row still has to go."""
+        slots = [ticket.slots for ticket in self._in_play]
         joined = np.concatenate(slots) if slots else _NOWHERE
         return joined, self._remaining[joined]
 
@@ -294,7 +287,7 @@ class Pool:
         Returns:
             Whether none is left for want of room.
         """
-        free = self._free_count - sum(len(ticket.lengths) for ticket in admitted)
+        free = len(self._free) - sum(len(ticket.lengths) for ticket in admitted)
         steps = self._steps + sum(ticket.steps for ticket in admitted)
         least_free = kept * len(self._ready)
         most_steps = (1 - kept) * self._max_steps
@@ -330,35 +323,31 @@ class Pool:
         """Gives slots to the rows of tickets, all at once."""
         if not tickets:
             return _NOWHERE
-        lengths = np.concatenate([ticket.lengths for ticket in tickets])
-        counts = [len(ticket.lengths) for ticket in tickets]
-        self._free_count -= len(lengths)
-        slots = self._free[self._free_count : self._free_count + len(lengths)].copy()
-        places = slots.tolist()
-        arrived, bulk = [], []
-        start = 0
-        for ticket, count in zip(tickets, counts, strict=True):
-            stop = start + count
+        now = self.cost.now
+        fixed_s, step_s = STRETCH * (now.run + now.row), STRETCH * (now.step + now.row_step)
+        count = sum(len(ticket.lengths) for ticket in tickets)
+        places = self._free[-count:]
+        del self._free[-count:]
+        slots = np.array(places)
+        lengths: list[int] = []
+        due: list[float] = []
+        for ticket in tickets:
+            mine = ticket.lengths.tolist()
+            start, stop = len(lengths), len(lengths) + len(mine)
             ticket.slots = slots[start:stop]
             for place in places[start:stop]:
                 self._owner[place] = ticket
             self._in_play[ticket] = None
             self._steps += ticket.steps
             self._earliest = min(self._earliest, ticket.deadline)
-            arrived.append(ticket.arrived)
-            bulk.append(ticket.service_class is ServiceClass.BULK)
-            start = stop
-        self._bulk_in_play += sum(bulk)
-        now = self.cost.now
-        alone_s = now.run + now.row + (now.step + now.row_step) * lengths
+            first_s = ticket.arrived + fixed_s
+            if ticket.service_class is ServiceClass.BULK:
+                first_s += self._bulk_patience_s
+                self._bulk_in_play += 1
+                self._bulk[ticket.slots] = True
+            lengths += mine
+            due += [first_s + step_s * length for length in mine]
         self._remaining[slots] = lengths
-        self._arrived[slots] = np.repeat(arrived, counts)
-        due = self._arrived[slots] + STRETCH * alone_s
-        if self._bulk_in_play:
-            self._bulk[slots] = np.repeat(bulk, counts)
-            due += self._bulk_patience_s * self._bulk[slots]
-        else:
-            self._bulk[slots] = False
         self._due[slots] = due
         self._begun[slots] = False
         self._ready[slots] = True
@@ -366,48 +355,61 @@ class Pool:
 
     def _let_go(self, turn: Turn) -> None:
         """Frees the slots of tickets that are leaving and have no row that runs any more."""
-        for ticket in {self._owner[slot] for slot in turn.slots.tolist()} & self._leaving:
+        ran = Counter(ticket for ticket in turn.tickets if ticket in self._leaving)
+        for ticket, rows in ran.items():
             self._ready[ticket.slots] = False
-            if not np.count_nonzero(self._running[ticket.slots]):
-                self._leaving.remove(ticket)
+            self._leaving[ticket] -= rows
+            if not self._leaving[ticket]:
+                del self._leaving[ticket]
                 self._release([ticket])
 
     def _release(self, tickets: list[Ticket]) -> Slots:
         if not tickets:
             return _NOWHERE
-        slots = np.concatenate([ticket.slots for ticket in tickets])
+        places: list[int] = []
         for ticket in tickets:
+            places += ticket.slots.tolist()
             del self._in_play[ticket]
             self._steps -= ticket.steps
-            self._bulk_in_play -= ticket.service_class is ServiceClass.BULK
-        for slot in slots.tolist():
-            self._owner[slot] = None
-        self._free[self._free_count : self._free_count + len(slots)] = slots
-        self._free_count += len(slots)
-        return slots
+            if ticket.service_class is ServiceClass.BULK:
+                self._bulk_in_play -= 1
+                self._bulk[ticket.slots] = False
+        for place in places:
+            self._owner[place] = _NOBODY
+        self._free += places
+        return np.array(places)
 
     def _begin(
         self, ready: Slots, runs: list[Run], service_class: ServiceClass, now: float
     ) -> Turn:
-        counts = [len(run.rows) for run in runs]
-        slots = ready[np.concatenate([run.rows for run in runs])]
-        steps = np.repeat([run.steps for run in runs], counts)
-        remaining = self._remaining[slots]
+        slots = ready[runs[0].rows if len(runs) == 1 else np.concatenate([r.rows for r in runs])]
         self._ready[slots] = False
-        stops = accumulate(counts)
-        batches = [
-            Batch(stop - count, stop, run.steps)
-            for run, count, stop in zip(runs, counts, stops, strict=True)
-        ]
-        self._running[slots] = True
+        left = self._remaining[slots].tolist()
+        batches: list[Batch] = []
+        advance: list[int] = []
+        ends: list[bool] = []
+        for run in runs:
+            first, steps = len(advance), run.steps
+            stop = first + len(run.rows)
+            batches.append(Batch(first, stop, steps))
+            mine = left[first:stop]
+            if max(mine) <= steps:  # as most
+                advance += mine
+                ends += [True] * len(mine)
+            else:
+                advance += [min(each, steps) for each in mine]
+                ends += [each <= steps for each in mine]
+        owner = self._owner
+        tickets = [owner[slot] for slot in slots.tolist()]
         return Turn(
             batches=batches,
             slots=slots,
-            advance=np.minimum(remaining, steps),
+            advance=np.array(advance),
             begun=self._begun[slots],
-            ends=remaining <= steps,
-            waited_s=now - self._arrived[slots],
+            ends=np.array(ends),
+            waited_s=np.array([now - ticket.arrived for ticket in tickets]),
             service_class=service_class,
+            tickets=tickets,
         )
 
     def _budget_s(self, ready_rows: int, ready_steps: int) -> float:

@@ -63,7 +63,7 @@ class Stats:
     def waited(self, seconds: NDArray[np.float64]) -> None:
         """Notes how long rows waited for their first run."""
         self.waits += np.bincount(
-            np.searchsorted(_WAIT_BOUNDS_S, seconds), minlength=len(self.waits)
+            _WAIT_BOUNDS_S.searchsorted(seconds), minlength=len(_WAIT_BOUNDS_S) + 1
         )
 
     def copy(self) -> Stats:

@@ -7,9 +7,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from seqserve.graph import Array
 from seqserve_server.scheduling.work import ServiceClass
 
 _NOWHERE = np.empty(0, np.int64)
+_NOTHING: Array = np.empty((0, 0), np.float32)
 
 
 class Ticket:
@@ -31,6 +33,7 @@ class Ticket:
         "service_class",
         "slots",
         "steps",
+        "values",
     )
 
     def __init__(
@@ -41,12 +44,14 @@ class Ticket:
         deadline: float = math.inf,
     ) -> None:
         self.lengths = lengths
-        self.steps = int(lengths.sum())
+        self.steps = sum(lengths.tolist())
         self.service_class = service_class
         self.deadline = deadline
         self.arrived = arrived
         self.slots = _NOWHERE
         """Where its rows are; none while it waits for room."""
+        self.values = _NOTHING
+        """(steps, features), what its rows read, end to end; nothing where no model is run."""
         self.pending = len(lengths)
         """Rows that have not reached their end."""
         self.gone = False
