@@ -20,8 +20,14 @@ class Stats:
     @property
     def share_around(self) -> float:
         """Of the time in which a lane had work, the part outside of `run`."""
-        around = self.figures["around_s"]
+        around = self.figures["around_s"] + self.figures["given_way_s"]
         return around / (around + self.figures["run_s"])
+
+    @property
+    def share_given_way(self) -> float:
+        """Of the same time, the part in which other threads had the lane's core."""
+        given_way = self.figures["given_way_s"]
+        return given_way / (given_way + self.figures["around_s"] + self.figures["run_s"])
 
     @property
     def share_idle(self) -> float:
@@ -31,7 +37,7 @@ class Stats:
     @property
     def seconds(self) -> float:
         """The lanes' time."""
-        return sum(self.figures[name] for name in ("run_s", "around_s", "idle_s"))
+        return sum(self.figures[name] for name in ("run_s", "around_s", "given_way_s", "idle_s"))
 
 
 def read(lines: Iterable[str]) -> list[Stats]:

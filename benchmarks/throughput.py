@@ -157,12 +157,18 @@ def _table(rows: list[Row], lanes: Mapping[str, list[Stats]]) -> list[Figure]:
         model: Spread.of([each.share_around for each in lines]) for model, lines in lanes.items()
     }
     idle = Spread.of([each.share_idle for each in lanes[SMALL]])
+    given_way = Spread.of([each.share_given_way for each in lanes[SMALL]])
     return [
         Figure("oracle", long_tailed["continuous ÷ oracle"], long_tailed["about"]["oracle"]),
         Figure("padded", long_tailed["continuous ÷ padded"]),
         Figure("constant", by_case[SMALL, CONSTANT.name]["continuous ÷ padded"]),
         Figure("flops", wide["useful FLOP/s ÷ peak"], f"peak {_gflops(wide['gemm'])} GFLOP/s"),
-        Figure("around", around[SMALL], f"{SMALL}; besides {idle} idle. {WIDE}: {around[WIDE]}"),
+        Figure(
+            "around",
+            around[SMALL],
+            f"{SMALL}: {given_way} of it the transport on the same core; besides {idle} idle. "
+            f"{WIDE}: {around[WIDE]}",
+        ),
     ]
 
 

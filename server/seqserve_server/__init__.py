@@ -2,7 +2,7 @@
 
 The way of a call, a file for each station:
 
-    transport     the gRPC server under the servicers: native or grpcio
+    transport     what listens: native_listener or grpcio
     servicers/    protobuf ↔ numpy, deadline, cancellation; no policy
     engine        which model and version, validate, admit      (validation, tokens, answers)
     scheduling/   which rows run next, how far, on which lane: continuous batching

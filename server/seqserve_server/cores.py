@@ -38,17 +38,16 @@ def patient_threads() -> Iterator[None]:
     On a core of its own such a thread runs at once all the same. On one that it shares it waits
     until the other gives way or its slice is over, and then has more to do at a time.
     """
-    if not hasattr(os, "SCHED_BATCH"):
-        yield
-        return
-    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
-    with suppress(OSError):  # where it is not allowed, they are threads like others
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    changed = False
+    with suppress(AttributeError, OSError):  # elsewhere, or forbidden: threads like others
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:  # else somebody knows better
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+            changed = True
     try:
         yield
     finally:
-        with suppress(OSError):
-            os.sched_setscheduler(0, policy, priority)
+        if changed:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def quota(cgroups: Path = CGROUPS, own_cgroup: Path = OWN_CGROUP) -> float:

@@ -22,9 +22,10 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from seqserve_server import cores
+from seqserve_server.errors import AddressUnavailable, InvalidRequest
 from seqserve_server.scheduling.work import Leave
 from seqserve_server.servicers.wire import deadline
-from seqserve_server.status import status
+from seqserve_server.status import Status, status
 
 if TYPE_CHECKING:
     from pygrpc_native import NativeGrpcFront
@@ -102,11 +103,22 @@ class NativeListener:
         return self._front.bound_port
 
     async def start(self) -> None:
-        """Takes calls from now on."""
+        """Takes calls from now on.
+
+        Raises:
+            AddressUnavailable: there can be no way to the other methods.
+        """
         front = self._bound()
         self._folder = Path(tempfile.mkdtemp(prefix="seqserve-"))  # nobody else may look into it
         socket = self._folder / "others"
-        self._others.add_insecure_port(f"unix:{socket}")
+        try:
+            self._others.add_insecure_port(f"unix:{socket}")
+        except RuntimeError as error:
+            await self.stop(None)
+            raise AddressUnavailable(
+                f"cannot listen on {socket}, for all calls but Classify and Advance: is TMPDIR "
+                "writable, and its name short?"
+            ) from error
         await self._others.start()
         front.set_fallback(str(socket))
         with cores.patient_threads():
@@ -134,28 +146,39 @@ class NativeListener:
         while (events := front.recv_batch_details(_MOST_EVENTS)) is not None:
             for kind, call_id, method, payload, _, details in events:
                 if kind == EVENT_CANCEL:
-                    if call := self._calls.pop(call_id, None):
-                        call.leave()
+                    self._drop(call_id)
                 elif payload is not None and details is not None:
-                    self._begin(call_id, self._methods[method], payload, details[2])
+                    self._begin(front, call_id, self._methods[method], payload, details[2])
+            del events, payload  # while this waits, nobody's numbers are kept
+
+    def _drop(self, call_id: int) -> None:
+        """The caller has left."""
+        if call := self._calls.pop(call_id, None):
+            call.leave()
 
     def _begin(
-        self, call_id: int, method: Method, payload: bytes, remaining_s: float | None
+        self,
+        front: NativeGrpcFront,
+        call_id: int,
+        method: Method,
+        payload: bytes,
+        remaining_s: float | None,
     ) -> None:
+        call = _Call(front, self._calls, call_id, method.path)
         if len(payload) > self._max_message_bytes:
-            size = f"{len(payload)} vs. {self._max_message_bytes}"
-            message = f"SERVER: Received message larger than max ({size})"  # in grpcio's words
-            self._bound().fail(call_id, grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], message)
+            call.fail(
+                Status(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,  # in grpcio's words
+                    "SERVER: Received message larger than max "
+                    f"({len(payload)} vs. {self._max_message_bytes})",
+                )
+            )
             return
-        call = _Call(self._bound(), self._calls, call_id, method.path)
         try:
             request = method.parse(payload)
-        except DecodeError:
-            message = "Exception deserializing request!"  # in grpcio's words
-            self._bound().fail(call_id, grpc.StatusCode.INTERNAL.value[0], message)
-            return
-        try:
             call.leave = method.begin(request, len(payload), deadline(remaining_s), call.tell)
+        except DecodeError:
+            call.tell(InvalidRequest("the request is not the message it should be", field=""))
         except Exception as error:  # whatever it is, the caller is told
             call.tell(error)
         # It may be over already, and on another thread at this very moment.
@@ -200,10 +223,16 @@ class _Call:
             else:
                 _log.debug("%s: %.2f ms", self._method, 1e3 * (time.perf_counter() - self._began))
                 return
-        failed = status(response, self._method)
-        self._front.fail(
-            self._call_id, failed.code.value[0], failed.message, failed.trailing_metadata
-        )
+        self.fail(status(response, self._method))
+
+    def fail(self, failed: Status) -> None:
+        """Ends the call without an answer."""
+        try:
+            self._front.fail(
+                self._call_id, failed.code.value[0], failed.message, failed.trailing_metadata
+            )
+        except Exception:  # whoever calls this has others to tell
+            _log.exception("%s: its status cannot be sent", self._method)
 
 
 def _stay() -> None:

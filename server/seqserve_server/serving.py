@@ -181,8 +181,10 @@ class Server:
         await asyncio.sleep(self.settings.drain_pause_s)
         self._engine.drain()
         self._health.close()
-        await asyncio.to_thread(self._scheduler.wait_until_idle, self.settings.drain_grace_s)
-        await asyncio.to_thread(self._scheduler.close)
+        try:
+            await asyncio.to_thread(self._scheduler.wait_until_idle, self.settings.drain_grace_s)
+        finally:  # of a drain that is given up as well: nobody waits on
+            await asyncio.to_thread(self._scheduler.close)
         if self._listener is not None:
             await asyncio.sleep(LINGER_S)
             await self._listener.stop(CLOSE_S)

@@ -61,8 +61,8 @@ class Status:
 
     code: grpc.StatusCode
     message: str
-    trailing_metadata: tuple[tuple[str, bytes], ...]
-    """With the details."""
+    trailing_metadata: tuple[tuple[str, bytes], ...] = ()
+    """With the details, if any."""
 
 
 def status(error: Exception, call: str) -> Status:

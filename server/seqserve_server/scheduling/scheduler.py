@@ -95,7 +95,7 @@ class LaneScheduler:
             if self._closed:
                 raise Draining
             self._admission.enter(ticket, work.runner.cost, now)
-        self._inbox.put(ticket)
+            self._inbox.put(ticket)  # before the scheduler can be closed
         if work.service_class is ServiceClass.INTERACTIVE:
             self._interactive_waits = True
         return partial(self._leave, ticket)
@@ -110,12 +110,16 @@ class LaneScheduler:
     def wait_until_idle(self, timeout_s: float) -> bool:
         """As `Scheduler.wait_until_idle`."""
         with self._entrance:
-            return self._emptied.wait_for(lambda: not self._admission.steps, timeout_s)
+            return self._emptied.wait_for(
+                lambda: self._closed or not self._admission.steps,
+                min(timeout_s, threading.TIMEOUT_MAX),
+            )
 
     def close(self) -> None:
         """As `Scheduler.close`; a lane that hangs is left behind."""
         with self._entrance:
             self._closed = True
+            self._emptied.notify_all()
         with self._lock:
             self._take_in()
             left = self._clear()
@@ -193,6 +197,7 @@ class LaneScheduler:
             # In this order: what is put from now on sets it again.
             if not self._inbox.empty() or _urges(busy):
                 self._interactive_waits = True
+            self._stats.given_way_s += given_way_s
             self._stats.around_s += self._clock() - reached - given_way_s
         if expired:
             self._tell([(ticket, DeadlineSpent()) for ticket in expired])
@@ -240,13 +245,14 @@ class LaneScheduler:
     def _take(self, ticket: _Submission) -> None:
         runner = ticket.work.runner
         batcher = self._batchers.get(runner)
+        if ticket.gone:
+            if batcher is not None:
+                batcher.pool.drop(ticket)
+            return
         if batcher is None:
             batcher = Batcher(runner, lanes=len(self._lanes), bulk_patience_s=self._bulk_patience_s)
             self._batchers[runner] = batcher
-        if ticket.gone:
-            batcher.pool.drop(ticket)
-        else:
-            batcher.pool.add(ticket)
+        batcher.pool.add(ticket)
 
     def _clear(self) -> list[Ticket]:
         return [t for batcher in self._batchers.values() for t in batcher.pool.clear()]
@@ -260,13 +266,11 @@ class LaneScheduler:
 
     def _give_up(self, error: Exception) -> None:
         """Tells everybody who waits: a lane failed where it should not, and the pools are lost."""
-        with self._lock:
-            self._take_in()
+        with self._lock, self._entrance:  # nobody comes into a new pool meanwhile
             self._batchers = WeakKeyDictionary()
-        with self._entrance:
             tickets = self._admission.tickets
-        for ticket in tickets:
-            ticket.gone = True
+            for ticket in tickets:  # those in the inbox will be dropped when they are taken
+                ticket.gone = True
         self._tell([(ticket, own(error)) for ticket in tickets])
 
 

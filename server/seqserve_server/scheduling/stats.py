@@ -35,7 +35,9 @@ class Stats:
     run_s: float = 0.0
     """In the graph."""
     around_s: float = 0.0
-    """Between runs, with something to run: choosing, gathering, settling."""
+    """Between runs, with something to run: choosing, gathering, settling, telling."""
+    given_way_s: float = 0.0
+    """At borders, while other threads of this process had the core or the interpreter."""
     idle_s: float = 0.0
     """With nothing to run."""
     waits: NDArray[np.int64] = field(
@@ -114,6 +116,7 @@ class Stats:
             "queue_wait_p99_ms": f"{1e3 * self.wait_s(0.99):.2f}",
             "run_s": f"{self.run_s:.3f}",
             "around_s": f"{self.around_s:.3f}",
+            "given_way_s": f"{self.given_way_s:.3f}",
             "idle_s": f"{self.idle_s:.3f}",
         }
         return "stats: " + " ".join(f"{name}={number}" for name, number in numbers.items())

@@ -62,8 +62,8 @@ class Scheduler(Protocol):
 
         Args:
             work: What to run.
-            tell: Told once what became of it, on a thread of the scheduler, unless its caller has
-                left; may still be told of work that is left at that moment. It must not raise.
+            tell: Told once what became of it, on another thread, unless its caller has left; may
+                still be told of work that is left at that moment. It must not raise.
 
         Returns:
             How to leave: the work is dropped.

@@ -10,6 +10,7 @@ import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
@@ -540,6 +541,77 @@ async def test_a_lane_that_fails_where_it_should_not_tells_everybody_and_goes_on
 
 def _fail(*_: object) -> None:
     raise MemoryError
+
+
+async def test_lanes_outlive_what_they_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = make_runner()
+    async with _scheduler(lanes=2) as scheduler:
+        with monkeypatch.context() as broken:
+            broken.setattr(RowStore, "__init__", _fail)
+            works = [make_work(runner, [4]) for _ in range(20)]
+            outcomes = await _outcomes(*map(scheduler.submit, works))
+        assert all(isinstance(each, MemoryError) for each in outcomes)
+        [output] = await _outcomes(scheduler.submit(works[0]))
+
+        assert isinstance(output, Outputs)
+        assert_same(output, works[0])
+        assert scheduler.lanes.wait_until_idle(0)
+
+
+def test_what_is_submitted_while_the_scheduler_closes_is_told_or_refused() -> None:
+    runner = make_runner()
+    often = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(200):
+            lanes = LaneScheduler(lanes=2, max_queue_steps=1 << 20)
+            lanes.start()
+            told: list[Outcome] = []
+            taken = threading.Semaphore(0)
+
+            def submit(
+                lanes: LaneScheduler = lanes,
+                told: list[Outcome] = told,
+                taken: threading.Semaphore = taken,
+            ) -> int:
+                work = make_work(runner, [3])
+                for number in count():
+                    try:
+                        lanes.submit(work, told.append)
+                    except Draining:
+                        return number
+                    taken.release()
+                raise AssertionError
+
+            with ThreadPoolExecutor(1) as caller:
+                submitted = caller.submit(submit)
+                assert taken.acquire(timeout=TIMEOUT_S)
+                lanes.close()
+                assert len(told) == submitted.result()
+    finally:
+        sys.setswitchinterval(often)
+
+
+async def test_waiting_until_idle_ends_with_the_last_answer_or_the_scheduler(held: Held) -> None:
+    async with _scheduler() as scheduler:
+        assert scheduler.lanes.wait_until_idle(0)
+        running = scheduler.submit(make_work(held.runner, [4]))
+        await held.entered()
+        assert not scheduler.lanes.wait_until_idle(0)
+        waiting = asyncio.create_task(asyncio.to_thread(scheduler.lanes.wait_until_idle, math.inf))
+        held.open()
+        assert await asyncio.wait_for(waiting, TIMEOUT_S)
+        await _outcomes(running)
+
+    held = Held(shut=True)
+    async with _scheduler() as scheduler:
+        running = scheduler.submit(make_work(held.runner, [4]))
+        await held.entered()
+        waiting = asyncio.create_task(asyncio.to_thread(scheduler.lanes.wait_until_idle, math.inf))
+        closing = asyncio.create_task(scheduler.close())
+        await asyncio.wait_for(waiting, TIMEOUT_S)
+        held.open()
+        await closing
 
 
 async def test_a_bulk_turn_yields_as_long_as_interactive_rows_are_ready() -> None:
