@@ -78,8 +78,6 @@ class CostModel:
         self._prior = _Normal()
         self._recent = _Normal()
         self._observed: list[Spent] = []  # since the last fit
-        self.most_row_steps = 1 << 20
-        """Rows × steps of a run beyond which it is slower for the memory that it takes."""
         self.pace = 1.0
         """How many times its prediction a turn has taken of late, all interruptions included."""
 

@@ -77,12 +77,11 @@ def group(
     taken = bytearray(len(lengths)) + b"\x01"  # nobody beyond the last
     runs: list[Run] = []
     left_s = budget_s
-    most_row_steps = min(max_row_steps, cost.most_row_steps)
     while len(runs) < _MOST_RUNS:
         position = int(due.argmin())
         if taken[position]:  # as all are
             break
-        first, stop = _neighbours(lengths, taken, position, cost.now, most_row_steps)
+        first, stop = _neighbours(lengths, taken, position, cost.now, max_row_steps)
         steps = lengths[stop - 1]
         left_s -= cost.run_s(stop - first, steps)
         if runs and left_s < 0:
@@ -131,7 +130,7 @@ def _neighbours(
     taken: bytearray,
     position: int,
     now: Coefficients,
-    most_row_steps: int,
+    max_row_steps: int,
 ) -> tuple[int, int]:
     """The rows, by length, to run with the one at `position`: the first, and the end of them.
 
@@ -143,7 +142,7 @@ def _neighbours(
         taken: Which of them are in a run already; beyond the last as if one were.
         position: One that is not.
         now: What runs cost.
-        most_row_steps: Rows times steps that a run may hold.
+        max_row_steps: Rows times steps that a run may hold.
     """
     steps = lengths[position]
     may_waste = (now.run + now.step * steps) / now.row_step  # row-steps that another run costs
@@ -152,13 +151,13 @@ def _neighbours(
     wasted = 0
     while stop < end:  # rows of one length at a time
         longer, rows = lengths[stop], stop - first
-        most = _most_rows(longer, now, most_row_steps)
+        most = _most_rows(longer, now, max_row_steps)
         more = wasted + (longer - steps) * rows
         if rows >= most or more > may_waste / 2:
             break
         steps, wasted = longer, more
         stop = min(bisect_right(lengths, longer, stop, end), first + most)
-    most = _most_rows(steps, now, most_row_steps)
+    most = _most_rows(steps, now, max_row_steps)
     while first > lowest and stop - first < most:
         each = steps - lengths[first - 1]
         if wasted + each > may_waste:
@@ -171,10 +170,10 @@ def _neighbours(
     return first, stop
 
 
-def _most_rows(steps: int, now: Coefficients, most_row_steps: int) -> int:
+def _most_rows(steps: int, now: Coefficients, max_row_steps: int) -> int:
     """Rows of so many steps beyond which more of them gain nothing, or take too long."""
     fixed_s = now.run + now.step * steps
     row_s = now.row + now.row_step * steps
     # What the rows may take together: until more gain nothing, and within the limit.
     rows_s = min(fixed_s / _ENOUGH_GAINED, RUN_LIMIT_S - fixed_s)
-    return max(1, int(min(rows_s / row_s, most_row_steps / steps)))
+    return max(1, int(min(rows_s / row_s, max_row_steps / steps)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
@@ -18,9 +17,6 @@ BUDGET_S = 0.25
 """After so long no further shape is begun: a wide model makes do with fewer and smaller ones."""
 
 _REPEATS = 4
-_SIZES = (256, 512, 1024, 2048, 4096)
-_SIZE_ROWS = 256
-_SIZE_S = 4e-3
 _CACHE_BYTES = 2 << 20
 """Of the caches that a core has for itself, about."""
 
@@ -53,27 +49,6 @@ def warm_up(runner: Runner) -> None:
                 break
             observed += _turns(runner, shape, with_state, workspace)
     runner.cost.calibrate(observed)
-    runner.cost.most_row_steps = _best_size(runner, workspace)
-
-
-def _best_size(runner: Runner, workspace: Workspace) -> int:
-    """The rows × steps of a run at which a turn of equal rows is quickest.
-
-    A run that is larger than what a core caches is slower a step, which no linear cost tells.
-    """
-    steps = 16
-    rows = max(8, min(_SIZE_ROWS, int(_SIZE_S / (steps * runner.cost.now.row_step))))
-    seconds = {
-        size: sum(
-            spent.seconds
-            for spent in _turns(
-                replace(runner, max_row_steps=size), (steps,) * rows, False, workspace
-            )
-        )
-        for size in _SIZES
-        if size < 2 * rows * steps
-    }
-    return min(seconds, key=seconds.__getitem__)
 
 
 def _turns(
