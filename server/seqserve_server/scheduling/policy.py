@@ -27,8 +27,9 @@ from seqserve_server.scheduling.cost import Coefficients, CostModel
 
 Indices = NDArray[np.int64]
 
-RUN_LIMIT_S = 4e-3
-"""A run of several rows takes no longer than this, about: it delays whoever arrives meanwhile."""
+RUN_LIMIT_S = 2e-3
+"""A run of several rows takes no longer than this, about, or twice what it would take without rows:
+it delays whoever arrives meanwhile."""
 
 _ENOUGH_GAINED = 0.015
 """Rows are added to a run while its fixed costs are more than this part of it."""
@@ -174,6 +175,7 @@ def _most_rows(steps: int, now: Coefficients, max_row_steps: int) -> int:
     """Rows of so many steps beyond which more of them gain nothing, or take too long."""
     fixed_s = now.run + now.step * steps
     row_s = now.row + now.row_step * steps
-    # What the rows may take together: until more gain nothing, and within the limit.
-    rows_s = min(fixed_s / _ENOUGH_GAINED, RUN_LIMIT_S - fixed_s)
+    # What the rows may take together: until more gain nothing, and within the limit; but as much as
+    # what they share, or none would share it.
+    rows_s = min(fixed_s / _ENOUGH_GAINED, max(RUN_LIMIT_S - fixed_s, fixed_s))
     return max(1, int(min(rows_s / row_s, max_row_steps / steps)))

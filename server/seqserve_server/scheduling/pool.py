@@ -34,9 +34,10 @@ STRETCH = 8.0
 """How many times what a run of its own would cost a row's due date is after its arrival."""
 
 _TURN_SHARE = 0.05
-"""Of a turn, what its own fixed cost may be: how long a turn is."""
-_BACKLOG_SHARE = 0.3
-"""Of the time that everything in play will take, what a turn may be longer for."""
+"""Of a turn, what its own fixed cost may be."""
+_TURN_LIMIT_S = 20e-3
+"""A turn takes all that is ready, or a lane's share of it, but no longer than this, or than its fixed
+cost asks for: whoever comes meanwhile waits for its end."""
 _KEPT_FROM_BULK = 0.25
 """Of the room in play, what bulk tickets leave free."""
 
@@ -413,7 +414,8 @@ class Pool:
         )
 
     def _budget_s(self, ready_rows: int, ready_steps: int) -> float:
-        """How long the turn may take: its own cost a small part of it, or of what is waiting."""
-        all_s = self.cost.company_s(ready_rows, ready_steps)
-        longest = max(self.cost.now.turn / _TURN_SHARE, _BACKLOG_SHARE * all_s)
-        return min(longest, all_s / self._lanes)
+        """How long the turn may take; with several lanes, its share of what is ready."""
+        longest = max(self.cost.now.turn / _TURN_SHARE, _TURN_LIMIT_S)
+        if self._lanes == 1:
+            return longest
+        return min(longest, self.cost.company_s(ready_rows, ready_steps) / self._lanes)

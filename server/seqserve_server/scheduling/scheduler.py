@@ -32,9 +32,6 @@ from seqserve_server.scheduling.work import Leave, Outcome, ServiceClass, Work
 _log = logging.getLogger(__name__)
 
 _JOIN_S = 10.0
-_LOOK_S = 1e-3
-"""So often a bulk turn gives way to those that take calls: for each that it yields to, what it has
-prepared is lost."""
 _OBSERVED_TURNS = 4
 """The costs are learnt from one in so many."""
 
@@ -226,18 +223,13 @@ class LaneScheduler:
 
     def _go_on(self, prepared: Prepared) -> Callable[[], bool]:
         """Whether a turn may run its next batch: a bulk one yields to whoever waits."""
-        if prepared.turn.service_class is ServiceClass.INTERACTIVE:
-            return lambda: True
-        looked = self._clock()
+        if prepared.turn.service_class is ServiceClass.BULK:
+            return self._nobody_waits
+        return lambda: True
 
-        def nobody_waits() -> bool:
-            nonlocal looked
-            if (now := self._clock()) - looked >= _LOOK_S:
-                looked = now
-                cores.give_way()  # or nobody could come, where this core is all there is
-            return not self._interactive_waits
-
-        return nobody_waits
+    def _nobody_waits(self) -> bool:
+        cores.give_way()  # or nobody could come, where this core is all there is
+        return not self._interactive_waits
 
     def _rest(self) -> None:
         """Waits until something comes."""

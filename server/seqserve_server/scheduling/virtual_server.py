@@ -349,8 +349,6 @@ class VirtualServer:
     def _transport(self) -> _Thread:
         while True:
             if not self._jobs:
-                while self._given_way.call():
-                    pass
                 yield self._transport_rests
                 if not self._clock.spares(1):
                     self._waits += 1
@@ -370,6 +368,8 @@ class VirtualServer:
             for done_s, then in jobs:
                 then(began + took_s * (done_s / needs_s if needs_s else 1.0))
             self._interpreter.free()
+            while self._given_way.call():
+                pass
 
     def _slice_over(self, wait: int) -> None:
         """The transport has waited for long enough, if that wait is not over."""
@@ -431,9 +431,7 @@ class VirtualServer:
                 self._answer(ticket)
             self._interpreter.free()
             told = self._clock.now
-            if self._jobs and not self._clock.spares(2):
-                self._patience.call()
-                yield self._given_way
+            yield from self._give_way()
             given_way_s = self._clock.now - told
             runs_s = sum(map(self._run_s, ran.turn.batches[: ran.batches]))
             self._cost.keep_pace(self._cost.now.turn + runs_s, self._clock.now - ran.began)
@@ -453,13 +451,21 @@ class VirtualServer:
         self.stats.around_s += self._clock.now - reached - given_way_s
         return None if turn is None else _Ran(turn, now)
 
+    def _give_way(self) -> _Thread:
+        """Lets the transport do what it has to, where it would have to wait for a core."""
+        if self._jobs and not self._clock.spares(2):
+            self._patience.call()
+            yield self._given_way
+
     def _run(self, ran: _Ran) -> _Thread:
         """Runs a turn's batches; a bulk one yields to whoever comes."""
         began, batches = self._clock.now, ran.turn.batches
         if ran.turn.service_class is ServiceClass.BULK:
             for batch in batches:
-                if ran.batches and self._interactive_waits:
-                    break
+                if ran.batches:
+                    yield from self._give_way()
+                    if self._interactive_waits:
+                        break
                 yield self._run_s(batch)
                 ran.batches += 1
         else:

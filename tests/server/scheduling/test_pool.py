@@ -244,7 +244,7 @@ def test_bulk_runs_within_its_patience_whatever_interactive_work_comes() -> None
     _admitted(pool, bulk)
     while bulk.pending:
         assert now < PATIENCE_S + 1.0
-        _admitted(pool, *(_ticket(4, 20, arrived=now) for _ in range(5)), now=now)
+        _admitted(pool, *(_ticket(4, 20, arrived=now) for _ in range(3)), now=now)
         _run(pool, now)
         now += 0.05
     assert now >= PATIENCE_S, "interactive work left a turn free: the test shows nothing"
