@@ -30,6 +30,8 @@ Indices = NDArray[np.int64]
 RUN_LIMIT_S = 2e-3
 """A run of several rows takes no longer than this, about, or twice what it would take without rows:
 it delays whoever arrives meanwhile."""
+BULK_RUN_LIMIT_S = 1e-3
+"""The same of bulk rows: it delays whoever goes before them."""
 
 _ENOUGH_GAINED = 0.015
 """Rows are added to a run while its fixed costs are more than this part of it."""
@@ -59,6 +61,7 @@ def group(
     whole: bool,
     budget_s: float,
     max_row_steps: int,
+    run_limit_s: float = RUN_LIMIT_S,
 ) -> list[Run]:
     """The runs of a turn.
 
@@ -69,11 +72,12 @@ def group(
         whole: Whether a row must run to its end at once, as bidirectional models need.
         budget_s: How long the turn may take; the first run always fits.
         max_row_steps: Rows times steps that a run may hold; one row always may.
+        run_limit_s: How long a run of several rows may take, about.
     """
     order = remaining.argsort(kind="stable")
     lengths = remaining[order].tolist()
     if not whole:
-        order = _cut_long(order, lengths, cost)
+        order = _cut_long(order, lengths, cost, run_limit_s)
     due = due[order]
     taken = bytearray(len(lengths)) + b"\x01"  # nobody beyond the last
     runs: list[Run] = []
@@ -82,7 +86,7 @@ def group(
         position = int(due.argmin())
         if taken[position]:  # as all are
             break
-        first, stop = _neighbours(lengths, taken, position, cost.now, max_row_steps)
+        first, stop = _neighbours(lengths, taken, position, cost.now, max_row_steps, run_limit_s)
         steps = lengths[stop - 1]
         left_s -= cost.run_s(stop - first, steps)
         if runs and left_s < 0:
@@ -93,18 +97,19 @@ def group(
     return runs
 
 
-def _cut_long(order: Indices, lengths: list[int], cost: CostModel) -> Indices:
+def _cut_long(order: Indices, lengths: list[int], cost: CostModel, run_limit_s: float) -> Indices:
     """Makes rows that are much longer than the chunk as long as it.
 
     Args:
         order: The rows by length.
         lengths: Theirs, ascending; changed in place, and ascending again.
         cost: What runs cost.
+        run_limit_s: As `group`.
 
     Returns:
         The rows by what are now their lengths.
     """
-    chunk = _chunk_steps(lengths, cost)
+    chunk = _chunk_steps(lengths, cost, run_limit_s)
     longer = bisect_right(lengths, _LONGER_THAN_CHUNK * chunk)
     if longer == len(lengths):
         return order
@@ -113,14 +118,14 @@ def _cut_long(order: Indices, lengths: list[int], cost: CostModel) -> Indices:
     return np.concatenate([order[:place], order[longer:], order[place:longer]])
 
 
-def _chunk_steps(lengths: Sequence[int], cost: CostModel) -> int:
+def _chunk_steps(lengths: Sequence[int], cost: CostModel, run_limit_s: float) -> int:
     now = cost.now
     # A few rows together must be able to advance within the limit of a run.
-    longest = max(_MIN_CHUNK_STEPS, int((RUN_LIMIT_S - now.run) / (now.step + 2 * now.row_step)))
+    longest = max(_MIN_CHUNK_STEPS, int((run_limit_s - now.run) / (now.step + 2 * now.row_step)))
     chunk = max(_MIN_CHUNK_STEPS, int(now.carry / (_CARRY_SHARE * now.row_step)))
     while chunk < longest:
         longer = len(lengths) - bisect_right(lengths, _LONGER_THAN_CHUNK * chunk)
-        if not longer or cost.run_s(longer, chunk) >= RUN_LIMIT_S / 2:
+        if not longer or cost.run_s(longer, chunk) >= run_limit_s / 2:
             return chunk
         chunk *= 2
     return longest
@@ -132,6 +137,7 @@ def _neighbours(
     position: int,
     now: Coefficients,
     max_row_steps: int,
+    run_limit_s: float,
 ) -> tuple[int, int]:
     """The rows, by length, to run with the one at `position`: the first, and the end of them.
 
@@ -144,6 +150,7 @@ def _neighbours(
         position: One that is not.
         now: What runs cost.
         max_row_steps: Rows times steps that a run may hold.
+        run_limit_s: As `group`.
     """
     steps = lengths[position]
     may_waste = (now.run + now.step * steps) / now.row_step  # row-steps that another run costs
@@ -152,13 +159,13 @@ def _neighbours(
     wasted = 0
     while stop < end:  # rows of one length at a time
         longer, rows = lengths[stop], stop - first
-        most = _most_rows(longer, now, max_row_steps)
+        most = _most_rows(longer, now, max_row_steps, run_limit_s)
         more = wasted + (longer - steps) * rows
         if rows >= most or more > may_waste / 2:
             break
         steps, wasted = longer, more
         stop = min(bisect_right(lengths, longer, stop, end), first + most)
-    most = _most_rows(steps, now, max_row_steps)
+    most = _most_rows(steps, now, max_row_steps, run_limit_s)
     while first > lowest and stop - first < most:
         each = steps - lengths[first - 1]
         if wasted + each > may_waste:
@@ -171,11 +178,11 @@ def _neighbours(
     return first, stop
 
 
-def _most_rows(steps: int, now: Coefficients, max_row_steps: int) -> int:
+def _most_rows(steps: int, now: Coefficients, max_row_steps: int, run_limit_s: float) -> int:
     """Rows of so many steps beyond which more of them gain nothing, or take too long."""
     fixed_s = now.run + now.step * steps
     row_s = now.row + now.row_step * steps
     # What the rows may take together: until more gain nothing, and within the limit; but as much as
     # what they share, or none would share it.
-    rows_s = min(fixed_s / _ENOUGH_GAINED, max(RUN_LIMIT_S - fixed_s, fixed_s))
+    rows_s = min(fixed_s / _ENOUGH_GAINED, max(run_limit_s - fixed_s, fixed_s))
     return max(1, int(min(rows_s / row_s, max_row_steps / steps)))

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqserve_server.scheduling.cost import CostModel
-from seqserve_server.scheduling.policy import Run, group
+from seqserve_server.scheduling.policy import BULK_RUN_LIMIT_S, RUN_LIMIT_S, Run, group
 from seqserve_server.scheduling.ticket import Ticket
 from seqserve_server.scheduling.work import ServiceClass
 
@@ -36,8 +36,8 @@ STRETCH = 8.0
 _TURN_SHARE = 0.05
 """Of a turn, what its own fixed cost may be."""
 _TURN_LIMIT_S = 20e-3
-"""A turn takes all that is ready, or a lane's share of it, but no longer than this, or than its fixed
-cost asks for: whoever comes meanwhile waits for its end."""
+"""A turn takes all that is ready, or a lane's share of it, but no longer than this, or than its
+fixed cost asks for: whoever comes meanwhile waits for its end."""
 _KEPT_FROM_BULK = 0.25
 """Of the room in play, what bulk tickets leave free."""
 
@@ -123,6 +123,7 @@ class Pool:
         self._free = list(range(slots))[::-1]
         self._owner: list[Ticket] = [_NOBODY] * slots
         self._remaining = np.zeros(slots, np.int64)
+        self._arrived = np.zeros(slots)
         self._due = np.zeros(slots)
         self._bulk = np.zeros(slots, np.bool_)  # where a bulk ticket is in play
         self._begun = np.zeros(slots, np.bool_)
@@ -213,6 +214,7 @@ class Pool:
             whole=self._whole,
             budget_s=self._budget_s(len(ready), sum(remaining.tolist())),
             max_row_steps=self._max_row_steps,
+            run_limit_s=BULK_RUN_LIMIT_S if service_class is ServiceClass.BULK else RUN_LIMIT_S,
         )
         return self._begin(ready, runs, service_class, now)
 
@@ -341,6 +343,7 @@ class Pool:
             self._in_play[ticket] = None
             self._steps += ticket.steps
             self._earliest = min(self._earliest, ticket.deadline)
+            self._arrived[ticket.slots] = ticket.arrived
             first_s = ticket.arrived + fixed_s
             if ticket.service_class is ServiceClass.BULK:
                 first_s += self._bulk_patience_s
@@ -385,32 +388,26 @@ class Pool:
     ) -> Turn:
         slots = ready[runs[0].rows if len(runs) == 1 else np.concatenate([r.rows for r in runs])]
         self._ready[slots] = False
-        left = self._remaining[slots].tolist()
         batches: list[Batch] = []
-        advance: list[int] = []
-        ends: list[bool] = []
-        for run in runs:
-            first, steps = len(advance), run.steps
-            stop = first + len(run.rows)
+        stop = 0
+        for rows, steps in runs:
+            first, stop = stop, stop + len(rows)
             batches.append(Batch(first, stop, steps))
-            mine = left[first:stop]
-            if max(mine) <= steps:  # as most
-                advance += mine
-                ends += [True] * len(mine)
-            else:
-                advance += [min(each, steps) for each in mine]
-                ends += [each <= steps for each in mine]
+        longest: int | Slots = runs[0].steps
+        if len(runs) > 1:
+            longest = np.repeat([run.steps for run in runs], [len(run.rows) for run in runs])
+        left = self._remaining[slots]
+        advance = np.minimum(left, longest)
         owner = self._owner
-        tickets = [owner[slot] for slot in slots.tolist()]
         return Turn(
             batches=batches,
             slots=slots,
-            advance=np.array(advance),
+            advance=advance,
             begun=self._begun[slots],
-            ends=np.array(ends),
-            waited_s=np.array([now - ticket.arrived for ticket in tickets]),
+            ends=advance == left,
+            waited_s=now - self._arrived[slots],
             service_class=service_class,
-            tickets=tickets,
+            tickets=[owner[slot] for slot in slots.tolist()],
         )
 
     def _budget_s(self, ready_rows: int, ready_steps: int) -> float:
