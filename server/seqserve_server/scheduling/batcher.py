@@ -146,10 +146,10 @@ class Batcher:
 
     def run(self, prepared: Prepared, go_on: Callable[[], bool] = lambda: True) -> None:
         """Runs a turn's batches one after the other: the first, and more as long as `go_on`."""
-        begin = time.perf_counter()
         for feed in prepared.feeds:
             if prepared.outputs and not go_on():
                 break
+            begin = time.perf_counter()
             try:
                 prepared.outputs.append(
                     self._graph(feed.values, feed.lengths, feed.state, keep_state=feed.keep_state)
@@ -157,7 +157,7 @@ class Batcher:
             except Exception as error:  # whatever it is, its callers are told
                 prepared.error = error
                 break
-        prepared.run_s = time.perf_counter() - begin
+            prepared.run_s += time.perf_counter() - begin
 
     def finish(self, prepared: Prepared) -> Settled:
         """Takes in what a turn gave; returns the tickets that are settled by it."""

@@ -172,12 +172,12 @@ class LaneScheduler:
     def _border(self, ran: Prepared | None, workspace: Workspace) -> Prepared | None:
         """Between two turns: what ran is settled, what came is taken in, what runs next chosen."""
         reached = self._clock()
-        if ran is not None:
-            with self._lock:
-                settled = self._finish(ran)
-            self._tell(settled)
+        with self._lock:
+            settled = [] if ran is None else self._finish(ran)
+            more = not all(batcher.pool.idle for batcher in self._batchers.values())
+        self._tell(settled)
         told = self._clock()
-        if not (self._inbox.empty() and all(each.pool.idle for each in self._batchers.values())):
+        if more or not self._inbox.empty():
             # Those who take calls and bring answers may be waiting for this very core: at a border
             # they delay nobody, and what they bring has a part in the next turn.
             cores.give_way()

@@ -312,6 +312,22 @@ async def test_lanes_lose_nothing_where_threads_change_as_often_as_they_can() ->
         sys.setswitchinterval(often)
 
 
+async def test_models_may_come_and_go_while_lanes_are_at_their_borders(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    often = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        async with _scheduler(lanes=8) as scheduler:
+            for seed in range(60):
+                works = [make_work(make_runner(), [3, 9], seed=seed) for _ in range(10)]
+                for outcome in await _outcomes(*map(scheduler.submit, works)):
+                    assert isinstance(outcome, Outputs)
+    finally:
+        sys.setswitchinterval(often)
+    assert not caplog.records, "a lane gave up its work"
+
+
 async def test_a_failing_run_fails_its_own_callers_and_the_lane_goes_on(held: Held) -> None:
     async with _scheduler() as scheduler:
         first = scheduler.submit(make_work(held.runner, [4]))
