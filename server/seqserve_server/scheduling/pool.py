@@ -10,9 +10,10 @@ are due later by a patience, and run when no interactive row is ready or their p
 
 The bound: every run is begun for the row that is due first of those not taken yet, and whoever
 arrives after a row's due date is due later than it. So once it is past its due date, a row with a
-slot waits for no more runs than rows and chunks of rows are due before it, none of which are added,
-each of about RUN_LIMIT_S at most (or of one row, where it cannot be cut), shared by the lanes. The
-company that a run takes along makes it longer up to that limit, but never one run more.
+slot waits, beside the turns that the lanes had begun when it came, for no more runs than rows and
+chunks of rows are due before it, none of which are added, each of about RUN_LIMIT_S at most (or
+what `policy` lets a dear one take), shared by the lanes. The company that a run takes along makes
+it longer up to that limit, but never one run more.
 """
 
 from __future__ import annotations
@@ -212,7 +213,7 @@ class Pool:
             self._due[ready],
             self.cost,
             whole=self._whole,
-            budget_s=self._budget_s(len(ready), sum(remaining.tolist())),
+            budget_s=self._budget_s(remaining),
             max_row_steps=self._max_row_steps,
             run_limit_s=BULK_RUN_LIMIT_S if service_class is ServiceClass.BULK else RUN_LIMIT_S,
         )
@@ -249,12 +250,6 @@ class Pool:
         """The tickets in play that have a row in one of `slots`, and that somebody waits for."""
         tickets = dict.fromkeys(self._owner[slot] for slot in slots.tolist())
         return [ticket for ticket in tickets if ticket is not _NOBODY and not ticket.gone]
-
-    def rows_in_play(self) -> tuple[Slots, NDArray[np.int64]]:
-        """The slots of the tickets in play, and the steps that each row still has to go."""
-        slots = [ticket.slots for ticket in self._in_play]
-        joined = np.concatenate(slots) if slots else _NOWHERE
-        return joined, self._remaining[joined]
 
     def clear(self) -> list[Ticket]:
         """Every ticket that waits or is in play; none of them will be complete."""
@@ -410,9 +405,9 @@ class Pool:
             tickets=[owner[slot] for slot in slots.tolist()],
         )
 
-    def _budget_s(self, ready_rows: int, ready_steps: int) -> float:
+    def _budget_s(self, remaining: NDArray[np.int64]) -> float:
         """How long the turn may take; with several lanes, its share of what is ready."""
         longest = max(self.cost.now.turn / _TURN_SHARE, _TURN_LIMIT_S)
         if self._lanes == 1:
             return longest
-        return min(longest, self.cost.company_s(ready_rows, ready_steps) / self._lanes)
+        return min(longest, self.cost.company_s(len(remaining), int(remaining.sum())) / self._lanes)

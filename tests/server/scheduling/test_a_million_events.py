@@ -14,6 +14,7 @@ from seqserve_server.scheduling.cost import DEFAULT, CostModel
 from seqserve_server.scheduling.pool import Pool, Turn
 from seqserve_server.scheduling.ticket import Ticket
 from seqserve_server.scheduling.work import ServiceClass
+from tests.server.scheduling.pool_state import rows_in_play
 
 EVENTS = 1_000_000
 LANES, SLOTS, STEPS, QUEUE_STEPS = 4, 96, 3000, 12_000
@@ -140,7 +141,7 @@ class Traffic:
 
     def check(self) -> None:
         """What costs more to check."""
-        slots, remaining = self.pool.rows_in_play()
+        slots, remaining = rows_in_play(self.pool)
         assert len(np.unique(slots)) == len(slots)
         assert np.array_equal(self.left[slots], remaining)
         in_play = {id(self.owner[slot]): self.owner[slot] for slot in slots.tolist()}.values()
@@ -175,6 +176,6 @@ def test_a_million_random_events_break_nothing() -> None:
     traffic.check()
 
     assert traffic.admission.steps == 0
-    assert len(traffic.pool.rows_in_play()[0]) == 0
+    assert len(rows_in_play(traffic.pool)[0]) == 0
     few = [what for what, count in traffic.counts.items() if count < 10_000]
     assert not few, f"hardly tried: {traffic.counts}"

@@ -14,6 +14,7 @@ from seqserve_server.scheduling.cost import Coefficients, CostModel
 from seqserve_server.scheduling.pool import STRETCH, Pool, Turn
 from seqserve_server.scheduling.ticket import Ticket
 from seqserve_server.scheduling.work import ServiceClass
+from tests.server.scheduling.pool_state import rows_in_play
 
 PATIENCE_S = 10.0
 BULK = ServiceClass.BULK
@@ -164,7 +165,7 @@ def test_batches_that_were_not_run_wait_on_as_they_were() -> None:
     ran = turn.batches[0].stop
     pool.done(turn, 1)
 
-    slots, remaining = pool.rows_in_play()
+    slots, remaining = rows_in_play(pool)
     expected = np.concatenate([turn.slots[:ran], turn.slots[ran:]])
     left = dict(zip(slots.tolist(), remaining.tolist(), strict=True))
     lengths = dict(zip(ticket.slots.tolist(), ticket.lengths.tolist(), strict=True))
@@ -529,7 +530,7 @@ def test_rows_of_many_callers_who_leave_at_once_are_let_go_when_they_have_run() 
     for ticket in tickets:
         pool.drop(ticket)
     running = {ticket for ticket in tickets if np.isin(ticket.slots, turn.slots).any()}
-    slots, _ = pool.rows_in_play()
+    slots, _ = rows_in_play(pool)
     assert sorted(slots.tolist()) == sorted(int(t.slots[0]) for t in running)
 
     pool.done(turn, len(turn.batches))

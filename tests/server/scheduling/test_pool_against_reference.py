@@ -20,6 +20,7 @@ from seqserve_server.scheduling.cost import Coefficients, CostModel
 from seqserve_server.scheduling.pool import Pool, Turn
 from seqserve_server.scheduling.ticket import Ticket
 from seqserve_server.scheduling.work import ServiceClass
+from tests.server.scheduling.pool_state import rows_in_play
 
 LANES = 3
 SLOW = Coefficients(turn=1e-4, run=1e-4, step=1e-4, row=1e-5, row_step=1e-4, carry=1e-6)
@@ -165,7 +166,7 @@ class PoolMachine(RuleBasedStateMachine):
     def the_pool_knows_what_the_rows_have_still_to_go(self) -> None:
         if not hasattr(self, "pool"):
             return
-        slots, remaining = self.pool.rows_in_play()
+        slots, remaining = rows_in_play(self.pool)
         assert len(set(slots.tolist())) == len(slots) <= self.slots
         where = self._where()
         for slot, left in zip(slots.tolist(), remaining.tolist(), strict=True):

@@ -100,7 +100,6 @@ class Awaited:
 
     def __init__(self, lanes: LaneScheduler) -> None:
         self.lanes = lanes
-        self.told = 0
 
     def submit(self, work: Work) -> Answer:
         answer, loop = Answer(), asyncio.get_running_loop()
@@ -118,7 +117,6 @@ class Awaited:
         await asyncio.to_thread(self.lanes.close)
 
     def _settle(self, answer: Answer, outcome: Outcome) -> None:
-        self.told += 1
         del answer.leave
         if answer.cancelled():  # told just as it left
             return
