@@ -120,14 +120,16 @@ class RowStore:
 
     def save(self, turn: Turn, outputs: list[Outputs]) -> None:
         """Takes in what the first batches of a turn gave."""
+        if not outputs:
+            return
+        slots = turn.slots[: turn.batches[len(outputs) - 1].stop]
+        # For rows that go on as well: they will write it again.
+        self._logits[slots] = np.concatenate([given.logits for given in outputs])
+        self._probabilities[slots] = np.concatenate([given.probabilities for given in outputs])
         for (first, stop, _), given in zip(turn.batches, outputs, strict=False):
-            slots = turn.slots[first:stop]
-            # For rows that go on as well: they will write it again.
-            self._logits[slots] = given.logits
-            self._probabilities[slots] = given.probabilities
             if given.state:  # as some go on
-                self._next[slots] += turn.advance[first:stop]
-                self._save(slots, given.state)
+                self._next[slots[first:stop]] += turn.advance[first:stop]
+                self._save(slots[first:stop], given.state)
 
     def results(self, slots: Slots) -> tuple[Array, Array]:
         """Logits and probabilities of rows that have reached their end."""
