@@ -6,7 +6,9 @@ Reads and checks; writing an artifact is the export room's, serving it the serve
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import stat
 from pathlib import Path
 
 from google.protobuf import json_format
@@ -18,6 +20,11 @@ FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
 GOLDEN_FILE = "golden.npz"
+
+MAX_MANIFEST_BYTES = 1 << 20
+"""Far more than labels and features need; it is parsed before anything vouches for it."""
+MAX_FILE_BYTES = (1 << 31) - 1
+"""Of every other file: as much as a protobuf message, and so an ONNX graph, may have."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
@@ -66,6 +73,24 @@ def version_path(repository: Path, model: str, version: int) -> Path:
     return repository / model / str(version)
 
 
+def check_inside(folder: Path) -> None:
+    """Returns if no link on the way to a version leads out of its repository; within it, one may.
+
+    Args:
+        folder: `<repository>/<model>/<version>`; the repository itself may be behind a link.
+
+    Raises:
+        InvalidArtifact: one does, or goes round.
+    """
+    try:
+        repository = folder.parent.parent.resolve(strict=True)
+        inside = folder.resolve(strict=True).is_relative_to(repository)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a circle
+        raise InvalidArtifact(f"{folder}: cannot be followed") from error
+    if not inside:
+        raise InvalidArtifact(f"{folder}: is a link that leads out of the repository")
+
+
 def sha256(path: Path) -> str:
     """sha256 of a file's content, 64 lower-case hexadecimal digits."""
     with path.open("rb") as file:
@@ -78,12 +103,53 @@ def read_manifest(folder: Path) -> ModelManifest:
     Raises:
         InvalidArtifact: it is missing, not a manifest, or contradicts the folder's name.
     """
-    path = folder / MANIFEST_FILE
+    return parse_manifest(manifest_bytes(folder), folder)
+
+
+def manifest_bytes(folder: Path) -> bytes:
+    """The manifest's file as it is: what is parsed, signed and digested should be read once.
+
+    Raises:
+        InvalidArtifact: it is missing, too long, or no plain file.
+    """
+    return read_file(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
+
+
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """What is in a plain file. A link, a pipe or a device would lead elsewhere, or never end.
+
+    Raises:
+        InvalidArtifact: it is missing, too long, or no plain file.
+    """
+    # Not on every system; where they are, a pipe is opened without waiting for its writer.
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        manifest = json_format.Parse(path.read_bytes(), ModelManifest())
+        if path.is_symlink():
+            raise InvalidArtifact(f"{path}: is a link; a plain file is needed")
+        with open(os.open(path, os.O_RDONLY | flags), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InvalidArtifact(f"{path}: is no plain file")
+            if status.st_size > max_bytes:
+                raise InvalidArtifact(
+                    f"{path}: has {status.st_size} bytes; at most {max_bytes} are read"
+                )
+            return file.read(status.st_size)
     except OSError as error:
         raise InvalidArtifact(f"{path}: {error.strerror or error}") from error
-    except (json_format.ParseError, UnicodeDecodeError) as error:
+
+
+def parse_manifest(content: bytes, folder: Path) -> ModelManifest:
+    """The manifest that `content` states, of the artifact in `folder`.
+
+    Raises:
+        InvalidArtifact: it is not a manifest, or contradicts the folder's name.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        manifest = json_format.Parse(content, ModelManifest())
+    # Deep nesting ends in RecursionError; numbers and bytes of some kinds in ValueError.
+    except (json_format.ParseError, RecursionError, ValueError) as error:
         raise InvalidArtifact(f"{path}: not a manifest: {error}") from error
     _check(manifest, path)
     if (manifest.name, str(manifest.version)) != (folder.parent.name, folder.name):
@@ -102,7 +168,12 @@ def write_manifest(manifest: ModelManifest, folder: Path) -> None:
 
 def digest(folder: Path) -> str:
     """The artifact's digest: sha256 of its manifest, which holds that of every other file."""
-    return sha256(folder / MANIFEST_FILE)
+    return digest_of(manifest_bytes(folder))
+
+
+def digest_of(manifest: bytes) -> str:
+    """The digest of the artifact whose manifest has this content."""
+    return hashlib.sha256(manifest).hexdigest()
 
 
 def check_files(manifest: ModelManifest, folder: Path) -> None:
@@ -119,6 +190,10 @@ def check_files(manifest: ModelManifest, folder: Path) -> None:
         path = folder / file.path
         if Path(file.path).name != file.path or path.is_symlink() or not path.is_file():
             raise InvalidArtifact(f"{path}: the manifest lists it, but it is no plain file there")
+        if file.bytes > MAX_FILE_BYTES:
+            raise InvalidArtifact(
+                f"{path}: has {file.bytes} bytes; at most {MAX_FILE_BYTES} are read"
+            )
         if path.stat().st_size != file.bytes or sha256(path) != file.sha256:
             raise InvalidArtifact(f"{path}: differs from what was published; publish it again")
 

@@ -2,8 +2,10 @@
 
 ContractError
 ├── InvalidRagged      values and lengths that do not make a ragged batch
-└── InvalidArtifact    a folder that is not a sound artifact
-    └── GoldenMismatch a model whose answers are not those it was published with
+├── InvalidArtifact    a folder that is not a sound artifact
+│   ├── GoldenMismatch a model whose answers are not those it was published with
+│   └── InvalidSignature a manifest that nobody trusted has signed
+└── InvalidKey         a file that holds no key to sign or to check with
 """
 
 from __future__ import annotations
@@ -34,3 +36,11 @@ class InvalidArtifact(ContractError):
 
 class GoldenMismatch(InvalidArtifact):
     """A model whose answers here are not those it was published with."""
+
+
+class InvalidSignature(InvalidArtifact):
+    """A manifest that nobody trusted has signed."""
+
+
+class InvalidKey(ContractError):
+    """A file that holds no key to sign with, or to check signatures with."""

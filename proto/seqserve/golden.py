@@ -2,12 +2,16 @@
 
 A golden set is a pool of sequences with torch's own answers for each, and cases: the
 companies in which the pool's sequences are run. Every case must give every sequence torch's
-answer within the tolerance, and all cases together the same answer bit for bit. Whoever
+answer within the tolerance, and all cases together the same answer bit for bit. Of a sequence
+that is not finite torch may have no answer but NaN; then only the second holds. Whoever
 publishes and whoever serves prove the same thing, each with a session of their own.
 """
 
 from __future__ import annotations
 
+import io
+import math
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +23,10 @@ from numpy.typing import NDArray
 from seqserve.errors import GoldenMismatch, InvalidArtifact
 from seqserve.graph import Array, GraphRunner, State
 from seqserve.ragged import RaggedBatch
+
+MAX_BYTES = 1 << 30
+"""Of all arrays of a set, unpacked, and of the padded batch of a case: a file of a few kilobytes
+may claim any number."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +78,23 @@ class GoldenSet:
         """Reads what `save` wrote.
 
         Raises:
-            InvalidArtifact: the file is missing, damaged or no golden set.
+            InvalidArtifact: the file is missing, damaged, no golden set or too large.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return cls._from_arrays(arrays)
+            content = path.read_bytes()
+        except OSError as error:
+            raise InvalidArtifact(f"{path}: not a golden set: {error}") from error
+        return cls.parse(content, path)
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path) -> GoldenSet:
+        """The set in a file that was read already, as one whose sha256 is to hold has to be.
+
+        Raises:
+            InvalidArtifact: as `load`.
+        """
+        try:
+            return cls._from_arrays(_unpacked(content))
         # A damaged zip raises whatever its reader stumbles over, zlib.error among it.
         except Exception as error:
             raise InvalidArtifact(f"{path}: not a golden set: {error}") from error
@@ -104,7 +124,52 @@ class GoldenSet:
         probabilities = np.asarray(arrays["probabilities"], np.float32)
         if not len(logits) == len(probabilities) == len(pool) or not cases:
             raise ValueError("the answers are not one for each sequence, or there are no cases")
+        if logits.ndim != 2 or logits.shape != probabilities.shape:
+            raise ValueError("logits and probabilities are not (sequences, classes)")
+        for case in cases:
+            _check_size(case, pool)
         return cls(pool, logits, probabilities, cases)
+
+
+def _unpacked(content: bytes) -> dict[str, NDArray[np.generic]]:
+    """The arrays of an .npz file. `np.load` would allocate whatever a header claims."""
+    with zipfile.ZipFile(io.BytesIO(content)) as packed:
+        members = packed.infolist()
+        total = sum(member.file_size for member in members)
+        if total > MAX_BYTES:
+            raise ValueError(f"{total} bytes unpacked; at most {MAX_BYTES} are read")
+        for member in members:  # of the others, a few bytes may become any number at once
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"{member.filename} is packed in a way that is not read")
+        return {
+            member.filename.removesuffix(".npy"): _array(packed.read(member), member.filename)
+            for member in members
+        }
+
+
+def _array(content: bytes, name: str) -> NDArray[np.generic]:
+    """The array of an .npy file."""
+    buffer = io.BytesIO(content)
+    version = np.lib.format.read_magic(buffer)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[version]
+    shape, fortran_order, dtype = read_header(buffer)
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds objects")
+    if math.prod(shape) * dtype.itemsize != len(content) - buffer.tell():
+        raise ValueError(f"{name} has not the numbers that its header claims")
+    numbers = np.frombuffer(content, dtype, offset=buffer.tell())
+    return numbers.reshape(shape, order="F" if fortran_order else "C")
+
+
+def _check_size(case: Case, pool: RaggedBatch) -> None:
+    steps = int(pool.lengths[case.rows].max()) + case.padding_steps
+    if case.padding_steps < 0 or case.chunk_steps < 0:
+        raise ValueError(f"case {case.name!r} has steps below 0")
+    if 4 * len(case.rows) * steps * pool.features > MAX_BYTES:
+        raise ValueError(f"case {case.name!r} is a batch of more than {MAX_BYTES} bytes")
 
 
 @dataclass(frozen=True)
@@ -127,6 +192,7 @@ def prove(golden: GoldenSet, run: GraphRunner) -> Proof:
     """Runs every case of the golden set and compares the answers."""
     reference = np.full_like(golden.logits, np.nan)
     seen = np.zeros(len(golden.pool), bool)
+    unanswered = _unanswered(golden)
     max_difference, worst_case, unequal_case = -1.0, "", ""
     for index, case in enumerate(golden.cases):
         logits, probabilities = _run_case(golden.pool, case, np.random.default_rng(index), run)
@@ -135,6 +201,7 @@ def prove(golden: GoldenSet, run: GraphRunner) -> Proof:
             np.abs(probabilities - golden.probabilities[case.rows]).max(axis=1),
         )
         difference = np.where(np.isnan(difference), np.inf, difference)
+        difference[unanswered[case.rows]] = 0.0
         row = int(difference.argmax())
         if difference[row] > max_difference:
             max_difference, worst_case = float(difference[row]), _place(golden, case, row)
@@ -223,9 +290,15 @@ def _run_in_chunks(
     return np.stack([logits for logits, _ in ordered]), np.stack([p for _, p in ordered])
 
 
+def _unanswered(golden: GoldenSet) -> NDArray[np.bool_]:
+    """(sequences,), those that are not finite and to which torch's answer is not either."""
+    finite = np.array([bool(np.isfinite(sequence).all()) for sequence in golden.pool])
+    return ~finite & ~np.isfinite(golden.logits).all(axis=1)
+
+
 def _bits(numbers: Array) -> NDArray[np.uint32]:
-    """The numbers' bits: 0.0 and -0.0 are equal, but not bit for bit."""
-    return np.ascontiguousarray(numbers).view(np.uint32)
+    """The numbers' bits: 0.0 and -0.0 are equal, but not bit for bit; every NaN is the same."""
+    return np.where(np.isnan(numbers), np.float32(np.nan), numbers).view(np.uint32)
 
 
 def _place(golden: GoldenSet, case: Case, row: int) -> str:

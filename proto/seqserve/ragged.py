@@ -62,8 +62,14 @@ class RaggedBatch:
         return batch
 
     @classmethod
-    def from_sequences(cls, sequences: Sequence[ArrayLike]) -> RaggedBatch:
+    def from_sequences(
+        cls, sequences: Sequence[ArrayLike], *, admit_empty: bool = False
+    ) -> RaggedBatch:
         """Joins sequences of shape (steps, features) or, with one feature, (steps,).
+
+        Args:
+            sequences: In order.
+            admit_empty: Whether sequences of no steps pass, as in `decode`.
 
         Raises:
             InvalidRagged: no sequences, an empty one, unequal feature counts, or numbers that
@@ -72,6 +78,10 @@ class RaggedBatch:
         arrays = [_as_steps(sequence, index) for index, sequence in enumerate(sequences)]
         if not arrays:
             raise InvalidRagged("at least one sequence is needed, none given", field="lengths")
+        if admit_empty:  # and so may say nothing of its features, as [] does
+            features = next((array.shape[1] for array in arrays if array.size), 1)
+            none = np.empty((0, features), np.float32)
+            arrays = [array if array.size else none for array in arrays]
         features = arrays[0].shape[1]
         for index, array in enumerate(arrays):
             if array.shape[1] != features:
@@ -82,6 +92,8 @@ class RaggedBatch:
                     sequence=index,
                 )
         lengths = np.fromiter((len(array) for array in arrays), np.int64, len(arrays))
+        if admit_empty:
+            return cls.trusted(np.concatenate(arrays), lengths)
         _check_lengths(lengths)
         return cls(np.concatenate(arrays), lengths)
 
@@ -148,7 +160,9 @@ def encode(batch: RaggedBatch) -> sequences_pb2.RaggedBatch:
     )
 
 
-def decode(message: sequences_pb2.RaggedBatch, features: int) -> RaggedBatch:
+def decode(
+    message: sequences_pb2.RaggedBatch, features: int, *, admit_empty: bool = False
+) -> RaggedBatch:
     """The message as a batch of `features` features a step, its numbers a read-only view.
 
     Nothing is allocated in proportion to what the message claims, only to what it holds.
@@ -156,6 +170,8 @@ def decode(message: sequences_pb2.RaggedBatch, features: int) -> RaggedBatch:
     Args:
         message: As it came from the wire; nothing about it is trusted.
         features: Features a step, at least 1, as the model's manifest has it.
+        admit_empty: Whether lengths of 0 pass, for a caller that tells of each sequence by itself
+            what is wrong with it.
 
     Raises:
         InvalidRagged: no sequences, a length of 0, or values that are not
@@ -165,7 +181,7 @@ def decode(message: sequences_pb2.RaggedBatch, features: int) -> RaggedBatch:
     if not numbers:
         raise InvalidRagged("at least one sequence is needed, none given", field="lengths")
     lengths = np.array(numbers, np.int64)
-    if not all(numbers):
+    if not (admit_empty or all(numbers)):
         _check_lengths(lengths)
     steps = sum(numbers)
     expected = WIRE_DTYPE.itemsize * features * steps
@@ -195,8 +211,8 @@ def decode_matrix(data: bytes, rows: int) -> NDArray[np.float32]:
 
 
 def _wrong_size(size: int, steps: int, features: int) -> str:
-    given, rest = divmod(size, WIRE_DTYPE.itemsize * steps)
-    if given and not rest:
+    given, rest = divmod(size, WIRE_DTYPE.itemsize * max(1, steps))
+    if steps and given and not rest:
         return f"the sequences have {given} features a step; {features} are needed"
     return (
         f"values holds {size} bytes, but {steps} steps of {features} float32 features take "

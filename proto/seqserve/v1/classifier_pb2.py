@@ -25,23 +25,27 @@ _sym_db = _symbol_database.Default()
 from seqserve.v1 import sequences_pb2 as seqserve_dot_v1_dot_sequences__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cseqserve/v1/classifier.proto\x12\x0bseqserve.v1\x1a\x1bseqserve/v1/sequences.proto\"\xb5\x01\n\x0f\x43lassifyRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x04\x12-\n\tsequences\x18\x03 \x01(\x0b\x32\x18.seqserve.v1.RaggedBatchH\x00\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\x30\n\rservice_class\x18\x05 \x01(\x0e\x32\x19.seqserve.v1.ServiceClassB\x07\n\x05input\"z\n\x10\x43lassifyResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x04\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12%\n\x07\x61nswers\x18\x04 \x01(\x0b\x32\x14.seqserve.v1.Answers\"\x8e\x01\n\x0e\x41\x64vanceRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x04\x12)\n\x05steps\x18\x03 \x01(\x0b\x32\x18.seqserve.v1.RaggedBatchH\x00\x12\x0e\n\x06tokens\x18\x04 \x03(\x0c\x12\r\n\x05top_k\x18\x05 \x01(\rB\x07\n\x05input\"\x98\x01\n\x0f\x41\x64vanceResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x04\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12%\n\x07\x61nswers\x18\x04 \x01(\x0b\x32\x14.seqserve.v1.Answers\x12\x0e\n\x06tokens\x18\x05 \x03(\x0c\x12\r\n\x05steps\x18\x06 \x03(\x04*d\n\x0cServiceClass\x12\x1d\n\x19SERVICE_CLASS_UNSPECIFIED\x10\x00\x12\x1d\n\x19SERVICE_CLASS_INTERACTIVE\x10\x01\x12\x16\n\x12SERVICE_CLASS_BULK\x10\x02\x32\xa3\x01\n\x12SequenceClassifier\x12G\n\x08\x43lassify\x12\x1c.seqserve.v1.ClassifyRequest\x1a\x1d.seqserve.v1.ClassifyResponse\x12\x44\n\x07\x41\x64vance\x12\x1b.seqserve.v1.AdvanceRequest\x1a\x1c.seqserve.v1.AdvanceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cseqserve/v1/classifier.proto\x12\x0bseqserve.v1\x1a\x1bseqserve/v1/sequences.proto\"\xe1\x01\n\x0f\x43lassifyRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x04\x12-\n\tsequences\x18\x03 \x01(\x0b\x32\x18.seqserve.v1.RaggedBatchH\x00\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\x30\n\rservice_class\x18\x05 \x01(\x0e\x32\x19.seqserve.v1.ServiceClass\x12*\n\non_invalid\x18\x06 \x01(\x0e\x32\x16.seqserve.v1.OnInvalidB\x07\n\x05input\"D\n\x0fInvalidSequence\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\xa9\x01\n\x10\x43lassifyResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x04\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12%\n\x07\x61nswers\x18\x04 \x01(\x0b\x32\x14.seqserve.v1.Answers\x12-\n\x07invalid\x18\x05 \x03(\x0b\x32\x1c.seqserve.v1.InvalidSequence\"\x8e\x01\n\x0e\x41\x64vanceRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x04\x12)\n\x05steps\x18\x03 \x01(\x0b\x32\x18.seqserve.v1.RaggedBatchH\x00\x12\x0e\n\x06tokens\x18\x04 \x03(\x0c\x12\r\n\x05top_k\x18\x05 \x01(\rB\x07\n\x05input\"\x98\x01\n\x0f\x41\x64vanceResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x04\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12%\n\x07\x61nswers\x18\x04 \x01(\x0b\x32\x14.seqserve.v1.Answers\x12\x0e\n\x06tokens\x18\x05 \x03(\x0c\x12\r\n\x05steps\x18\x06 \x03(\x04*d\n\x0cServiceClass\x12\x1d\n\x19SERVICE_CLASS_UNSPECIFIED\x10\x00\x12\x1d\n\x19SERVICE_CLASS_INTERACTIVE\x10\x01\x12\x16\n\x12SERVICE_CLASS_BULK\x10\x02*Z\n\tOnInvalid\x12\x1a\n\x16ON_INVALID_UNSPECIFIED\x10\x00\x12\x15\n\x11ON_INVALID_REJECT\x10\x01\x12\x1a\n\x16ON_INVALID_ANSWER_REST\x10\x02\x32\xa3\x01\n\x12SequenceClassifier\x12G\n\x08\x43lassify\x12\x1c.seqserve.v1.ClassifyRequest\x1a\x1d.seqserve.v1.ClassifyResponse\x12\x44\n\x07\x41\x64vance\x12\x1b.seqserve.v1.AdvanceRequest\x1a\x1c.seqserve.v1.AdvanceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'seqserve.v1.classifier_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SERVICECLASS']._serialized_start=682
-  _globals['_SERVICECLASS']._serialized_end=782
+  _globals['_SERVICECLASS']._serialized_start=844
+  _globals['_SERVICECLASS']._serialized_end=944
+  _globals['_ONINVALID']._serialized_start=946
+  _globals['_ONINVALID']._serialized_end=1036
   _globals['_CLASSIFYREQUEST']._serialized_start=75
-  _globals['_CLASSIFYREQUEST']._serialized_end=256
-  _globals['_CLASSIFYRESPONSE']._serialized_start=258
-  _globals['_CLASSIFYRESPONSE']._serialized_end=380
-  _globals['_ADVANCEREQUEST']._serialized_start=383
-  _globals['_ADVANCEREQUEST']._serialized_end=525
-  _globals['_ADVANCERESPONSE']._serialized_start=528
-  _globals['_ADVANCERESPONSE']._serialized_end=680
-  _globals['_SEQUENCECLASSIFIER']._serialized_start=785
-  _globals['_SEQUENCECLASSIFIER']._serialized_end=948
+  _globals['_CLASSIFYREQUEST']._serialized_end=300
+  _globals['_INVALIDSEQUENCE']._serialized_start=302
+  _globals['_INVALIDSEQUENCE']._serialized_end=370
+  _globals['_CLASSIFYRESPONSE']._serialized_start=373
+  _globals['_CLASSIFYRESPONSE']._serialized_end=542
+  _globals['_ADVANCEREQUEST']._serialized_start=545
+  _globals['_ADVANCEREQUEST']._serialized_end=687
+  _globals['_ADVANCERESPONSE']._serialized_start=690
+  _globals['_ADVANCERESPONSE']._serialized_end=842
+  _globals['_SEQUENCECLASSIFIER']._serialized_start=1039
+  _globals['_SEQUENCECLASSIFIER']._serialized_end=1202
 # @@protoc_insertion_point(module_scope)

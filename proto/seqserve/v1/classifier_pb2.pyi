@@ -44,6 +44,39 @@ SERVICE_CLASS_BULK: ServiceClass.ValueType  # 2
 """Takes only what interactive calls leave; for jobs, which wait for a whole file."""
 Global___ServiceClass: _TypeAlias = ServiceClass  # noqa: Y015
 
+class _OnInvalid:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnInvalidEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnInvalid.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_INVALID_UNSPECIFIED: _OnInvalid.ValueType  # 0
+    """As ON_INVALID_REJECT."""
+    ON_INVALID_REJECT: _OnInvalid.ValueType  # 1
+    """The request is refused, and none of its sequences is answered."""
+    ON_INVALID_ANSWER_REST: _OnInvalid.ValueType  # 2
+    """The others are answered, and `invalid` says why these are not, even where it is all of
+    them. What is wrong with the request as a whole is refused all the same: an unknown
+    model or field value, sizes that do not add up, a limit of the server.
+    """
+
+class OnInvalid(_OnInvalid, metaclass=_OnInvalidEnumTypeWrapper):
+    """What becomes of a request some of whose sequences the model cannot take: of no steps, of
+    more than `limits.max_steps`, or with a number that is not finite where
+    `input.features.admit_non_finite` is not set.
+    """
+
+ON_INVALID_UNSPECIFIED: OnInvalid.ValueType  # 0
+"""As ON_INVALID_REJECT."""
+ON_INVALID_REJECT: OnInvalid.ValueType  # 1
+"""The request is refused, and none of its sequences is answered."""
+ON_INVALID_ANSWER_REST: OnInvalid.ValueType  # 2
+"""The others are answered, and `invalid` says why these are not, even where it is all of
+them. What is wrong with the request as a whole is refused all the same: an unknown
+model or field value, sizes that do not add up, a limit of the server.
+"""
+Global___OnInvalid: _TypeAlias = OnInvalid  # noqa: Y015
+
 @_typing.final
 class ClassifyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -53,6 +86,7 @@ class ClassifyRequest(_message.Message):
     SEQUENCES_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
     SERVICE_CLASS_FIELD_NUMBER: _builtins.int
+    ON_INVALID_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """The model's name in the repository: 1 to 128 of A-Z a-z 0-9 . _ - and the first of
     them a letter or digit.
@@ -65,6 +99,8 @@ class ClassifyRequest(_message.Message):
     """
     service_class: Global___ServiceClass.ValueType
     """Whether this call goes before others or behind them."""
+    on_invalid: Global___OnInvalid.ValueType
+    """Whether sequences that the model cannot take fail the others too."""
     @_builtins.property
     def sequences(self) -> _sequences_pb2.RaggedBatch:
         """Feature vectors, for a model whose manifest has `input.features`."""
@@ -77,16 +113,47 @@ class ClassifyRequest(_message.Message):
         sequences: _sequences_pb2.RaggedBatch | None = ...,
         top_k: _builtins.int = ...,
         service_class: Global___ServiceClass.ValueType = ...,
+        on_invalid: Global___OnInvalid.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "sequences", b"sequences"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "model_name", b"model_name", "model_version", b"model_version", "sequences", b"sequences", "service_class", b"service_class", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "model_name", b"model_name", "model_version", b"model_version", "on_invalid", b"on_invalid", "sequences", b"sequences", "service_class", b"service_class", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["sequences"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___ClassifyRequest: _TypeAlias = ClassifyRequest  # noqa: Y015
+
+@_typing.final
+class InvalidSequence(_message.Message):
+    """A sequence that was not answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Its index in the request."""
+    field: _builtins.str
+    """What is wrong with it, as `sequences.lengths` or `sequences.values`."""
+    description: _builtins.str
+    """For people: what was given, what is allowed."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        field: _builtins.str = ...,
+        description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "field", b"field", "index", b"index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InvalidSequence: _TypeAlias = InvalidSequence  # noqa: Y015
 
 @_typing.final
 class ClassifyResponse(_message.Message):
@@ -96,6 +163,7 @@ class ClassifyResponse(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     MODEL_DIGEST_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
+    INVALID_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """The model that answered."""
     model_version: _builtins.int
@@ -106,7 +174,13 @@ class ClassifyResponse(_message.Message):
     """
     @_builtins.property
     def answers(self) -> _sequences_pb2.Answers:
-        """An answer for each sequence of the request, in its order."""
+        """An answer for each sequence of the request, in its order. That of an invalid one has
+        empty labels, and NaN for each probability and logit.
+        """
+
+    @_builtins.property
+    def invalid(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvalidSequence]:
+        """With ON_INVALID_ANSWER_REST, the sequences that were not answered, by index."""
 
     def __init__(
         self,
@@ -115,10 +189,11 @@ class ClassifyResponse(_message.Message):
         model_version: _builtins.int = ...,
         model_digest: _builtins.str = ...,
         answers: _sequences_pb2.Answers | None = ...,
+        invalid: _abc.Iterable[Global___InvalidSequence] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "model_digest", b"model_digest", "model_name", b"model_name", "model_version", b"model_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "invalid", b"invalid", "model_digest", b"model_digest", "model_name", b"model_name", "model_version", b"model_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

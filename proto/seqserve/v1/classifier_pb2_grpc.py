@@ -34,6 +34,9 @@ class SequenceClassifierStub(object):
     `sequences.values[3]` or `tokens[3]`; NOT_FOUND for an unknown model or version; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo where the queue is full; UNAVAILABLE while a model loads or the
     server drains; DEADLINE_EXCEEDED.
+
+    Where several sequences are at fault, BadRequest names the first 16 of them, and the
+    status' message says how many there are more.
     """
 
     def __init__(self, channel):
@@ -63,6 +66,9 @@ class SequenceClassifierServicer(object):
     `sequences.values[3]` or `tokens[3]`; NOT_FOUND for an unknown model or version; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo where the queue is full; UNAVAILABLE while a model loads or the
     server drains; DEADLINE_EXCEEDED.
+
+    Where several sequences are at fault, BadRequest names the first 16 of them, and the
+    status' message says how many there are more.
     """
 
     def Classify(self, request, context):
@@ -110,6 +116,9 @@ class SequenceClassifier(object):
     `sequences.values[3]` or `tokens[3]`; NOT_FOUND for an unknown model or version; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo where the queue is full; UNAVAILABLE while a model loads or the
     server drains; DEADLINE_EXCEEDED.
+
+    Where several sequences are at fault, BadRequest names the first 16 of them, and the
+    status' message says how many there are more.
     """
 
     @staticmethod

@@ -35,6 +35,9 @@ class SequenceClassifierStub:
     `sequences.values[3]` or `tokens[3]`; NOT_FOUND for an unknown model or version; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo where the queue is full; UNAVAILABLE while a model loads or the
     server drains; DEADLINE_EXCEEDED.
+
+    Where several sequences are at fault, BadRequest names the first 16 of them, and the
+    status' message says how many there are more.
     """
 
     @_typing.overload
@@ -58,6 +61,9 @@ class SequenceClassifierAsyncStub(SequenceClassifierStub):
     `sequences.values[3]` or `tokens[3]`; NOT_FOUND for an unknown model or version; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo where the queue is full; UNAVAILABLE while a model loads or the
     server drains; DEADLINE_EXCEEDED.
+
+    Where several sequences are at fault, BadRequest names the first 16 of them, and the
+    status' message says how many there are more.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -77,6 +83,9 @@ class SequenceClassifierServicer(metaclass=_abc_1.ABCMeta):
     `sequences.values[3]` or `tokens[3]`; NOT_FOUND for an unknown model or version; RESOURCE_EXHAUSTED with
     google.rpc.RetryInfo where the queue is full; UNAVAILABLE while a model loads or the
     server drains; DEADLINE_EXCEEDED.
+
+    Where several sequences are at fault, BadRequest names the first 16 of them, and the
+    status' message says how many there are more.
     """
 
     @_abc_1.abstractmethod

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aseqserve/v1/manifest.proto\x12\x0bseqserve.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x82\x04\n\rModelManifest\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x05input\x18\x05 \x01(\x0b\x32\x16.seqserve.v1.InputSpec\x12\x0e\n\x06labels\x18\x06 \x03(\t\x12%\n\x07network\x18\x07 \x01(\x0b\x32\x14.seqserve.v1.Network\x12!\n\x05graph\x18\x08 \x01(\x0b\x32\x12.seqserve.v1.Graph\x12#\n\x06limits\x18\t \x01(\x0b\x32\x13.seqserve.v1.Limits\x12#\n\x06parity\x18\n \x01(\x0b\x32\x13.seqserve.v1.Parity\x12\'\n\x08training\x18\x0b \x01(\x0b\x32\x15.seqserve.v1.Training\x12(\n\x05\x66iles\x18\x0c \x03(\x0b\x32\x19.seqserve.v1.ArtifactFile\x12;\n\tmade_with\x18\r \x03(\x0b\x32(.seqserve.v1.ModelManifest.MadeWithEntry\x1a/\n\rMadeWithEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"B\n\tInputSpec\x12-\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x19.seqserve.v1.FeatureInputH\x00\x42\x06\n\x04kind\"H\n\x0c\x46\x65\x61tureInput\x12\x0c\n\x04size\x18\x01 \x01(\r\x12\r\n\x05names\x18\x02 \x03(\t\x12\x0c\n\x04mean\x18\x03 \x03(\x02\x12\r\n\x05scale\x18\x04 \x03(\x02\"\xd2\x01\n\x07Network\x12\x1f\n\x04\x63\x65ll\x18\x01 \x01(\x0e\x32\x11.seqserve.v1.Cell\x12\x13\n\x0bhidden_size\x18\x02 \x01(\r\x12\x12\n\nnum_layers\x18\x03 \x01(\r\x12\x0c\n\x04\x62ias\x18\x04 \x01(\x08\x12\x0f\n\x07\x64ropout\x18\x05 \x01(\x02\x12\x15\n\rbidirectional\x18\x06 \x01(\x08\x12\x11\n\tproj_size\x18\x07 \x01(\r\x12\x1f\n\x04head\x18\x08 \x01(\x0e\x32\x11.seqserve.v1.Head\x12\x13\n\x0btemperature\x18\t \x01(\x02\"i\n\x05Graph\x12\r\n\x05opset\x18\x01 \x01(\r\x12\x12\n\nir_version\x18\x02 \x01(\r\x12\'\n\x05state\x18\x03 \x03(\x0b\x32\x18.seqserve.v1.StateTensor\x12\x14\n\x0cminimum_rows\x18\x04 \x01(\r\":\n\x0bStateTensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64ims\x18\x02 \x03(\x03\x12\x0f\n\x07initial\x18\x03 \x01(\x02\"\x1b\n\x06Limits\x12\x11\n\tmax_steps\x18\x01 \x01(\x04\"\x84\x01\n\x06Parity\x12\x11\n\ttolerance\x18\x01 \x01(\x02\x12\x16\n\x0emax_difference\x18\x02 \x01(\x02\x12\x11\n\tsequences\x18\x03 \x01(\r\x12\r\n\x05\x63\x61ses\x18\x04 \x01(\r\x12\x11\n\tbit_equal\x18\x05 \x01(\x08\x12\x1a\n\x12\x65xecution_provider\x18\x06 \x01(\t\"\xd6\x02\n\x08Training\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\x0e\n\x06\x65pochs\x18\x03 \x01(\r\x12\x0f\n\x07updates\x18\x04 \x01(\x04\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\x35\n\x08settings\x18\x06 \x03(\x0b\x32#.seqserve.v1.Training.SettingsEntry\x12(\n\x05train\x18\x07 \x01(\x0b\x32\x19.seqserve.v1.SplitFigures\x12-\n\nvalidation\x18\x08 \x01(\x0b\x32\x19.seqserve.v1.SplitFigures\x12\'\n\x04test\x18\t \x01(\x0b\x32\x19.seqserve.v1.SplitFigures\x12\x12\n\nfinal_loss\x18\n \x01(\x01\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"c\n\x0cSplitFigures\x12\x11\n\tsequences\x18\x01 \x01(\x04\x12\r\n\x05steps\x18\x02 \x01(\x04\x12\x10\n\x08\x61\x63\x63uracy\x18\x03 \x01(\x01\x12\x0c\n\x04loss\x18\x04 \x01(\x01\x12\x11\n\tconfusion\x18\x05 \x03(\x04\";\n\x0c\x41rtifactFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t*_\n\x04\x43\x65ll\x12\x14\n\x10\x43\x45LL_UNSPECIFIED\x10\x00\x12\r\n\tCELL_LSTM\x10\x01\x12\x0c\n\x08\x43\x45LL_GRU\x10\x02\x12\x11\n\rCELL_RNN_TANH\x10\x03\x12\x11\n\rCELL_RNN_RELU\x10\x04*H\n\x04Head\x12\x14\n\x10HEAD_UNSPECIFIED\x10\x00\x12\r\n\tHEAD_LAST\x10\x01\x12\r\n\tHEAD_MEAN\x10\x02\x12\x0c\n\x08HEAD_MAX\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aseqserve/v1/manifest.proto\x12\x0bseqserve.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x82\x04\n\rModelManifest\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x05input\x18\x05 \x01(\x0b\x32\x16.seqserve.v1.InputSpec\x12\x0e\n\x06labels\x18\x06 \x03(\t\x12%\n\x07network\x18\x07 \x01(\x0b\x32\x14.seqserve.v1.Network\x12!\n\x05graph\x18\x08 \x01(\x0b\x32\x12.seqserve.v1.Graph\x12#\n\x06limits\x18\t \x01(\x0b\x32\x13.seqserve.v1.Limits\x12#\n\x06parity\x18\n \x01(\x0b\x32\x13.seqserve.v1.Parity\x12\'\n\x08training\x18\x0b \x01(\x0b\x32\x15.seqserve.v1.Training\x12(\n\x05\x66iles\x18\x0c \x03(\x0b\x32\x19.seqserve.v1.ArtifactFile\x12;\n\tmade_with\x18\r \x03(\x0b\x32(.seqserve.v1.ModelManifest.MadeWithEntry\x1a/\n\rMadeWithEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"B\n\tInputSpec\x12-\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x19.seqserve.v1.FeatureInputH\x00\x42\x06\n\x04kind\"b\n\x0c\x46\x65\x61tureInput\x12\x0c\n\x04size\x18\x01 \x01(\r\x12\r\n\x05names\x18\x02 \x03(\t\x12\x0c\n\x04mean\x18\x03 \x03(\x02\x12\r\n\x05scale\x18\x04 \x03(\x02\x12\x18\n\x10\x61\x64mit_non_finite\x18\x05 \x01(\x08\"\xd2\x01\n\x07Network\x12\x1f\n\x04\x63\x65ll\x18\x01 \x01(\x0e\x32\x11.seqserve.v1.Cell\x12\x13\n\x0bhidden_size\x18\x02 \x01(\r\x12\x12\n\nnum_layers\x18\x03 \x01(\r\x12\x0c\n\x04\x62ias\x18\x04 \x01(\x08\x12\x0f\n\x07\x64ropout\x18\x05 \x01(\x02\x12\x15\n\rbidirectional\x18\x06 \x01(\x08\x12\x11\n\tproj_size\x18\x07 \x01(\r\x12\x1f\n\x04head\x18\x08 \x01(\x0e\x32\x11.seqserve.v1.Head\x12\x13\n\x0btemperature\x18\t \x01(\x02\"i\n\x05Graph\x12\r\n\x05opset\x18\x01 \x01(\r\x12\x12\n\nir_version\x18\x02 \x01(\r\x12\'\n\x05state\x18\x03 \x03(\x0b\x32\x18.seqserve.v1.StateTensor\x12\x14\n\x0cminimum_rows\x18\x04 \x01(\r\":\n\x0bStateTensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64ims\x18\x02 \x03(\x03\x12\x0f\n\x07initial\x18\x03 \x01(\x02\"\x1b\n\x06Limits\x12\x11\n\tmax_steps\x18\x01 \x01(\x04\"\x84\x01\n\x06Parity\x12\x11\n\ttolerance\x18\x01 \x01(\x02\x12\x16\n\x0emax_difference\x18\x02 \x01(\x02\x12\x11\n\tsequences\x18\x03 \x01(\r\x12\r\n\x05\x63\x61ses\x18\x04 \x01(\r\x12\x11\n\tbit_equal\x18\x05 \x01(\x08\x12\x1a\n\x12\x65xecution_provider\x18\x06 \x01(\t\"\xd6\x02\n\x08Training\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\x0e\n\x06\x65pochs\x18\x03 \x01(\r\x12\x0f\n\x07updates\x18\x04 \x01(\x04\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12\x35\n\x08settings\x18\x06 \x03(\x0b\x32#.seqserve.v1.Training.SettingsEntry\x12(\n\x05train\x18\x07 \x01(\x0b\x32\x19.seqserve.v1.SplitFigures\x12-\n\nvalidation\x18\x08 \x01(\x0b\x32\x19.seqserve.v1.SplitFigures\x12\'\n\x04test\x18\t \x01(\x0b\x32\x19.seqserve.v1.SplitFigures\x12\x12\n\nfinal_loss\x18\n \x01(\x01\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"c\n\x0cSplitFigures\x12\x11\n\tsequences\x18\x01 \x01(\x04\x12\r\n\x05steps\x18\x02 \x01(\x04\x12\x10\n\x08\x61\x63\x63uracy\x18\x03 \x01(\x01\x12\x0c\n\x04loss\x18\x04 \x01(\x01\x12\x11\n\tconfusion\x18\x05 \x03(\x04\";\n\x0c\x41rtifactFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t*_\n\x04\x43\x65ll\x12\x14\n\x10\x43\x45LL_UNSPECIFIED\x10\x00\x12\r\n\tCELL_LSTM\x10\x01\x12\x0c\n\x08\x43\x45LL_GRU\x10\x02\x12\x11\n\rCELL_RNN_TANH\x10\x03\x12\x11\n\rCELL_RNN_RELU\x10\x04*H\n\x04Head\x12\x14\n\x10HEAD_UNSPECIFIED\x10\x00\x12\r\n\tHEAD_LAST\x10\x01\x12\r\n\tHEAD_MEAN\x10\x02\x12\x0c\n\x08HEAD_MAX\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,10 +36,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELMANIFEST_MADEWITHENTRY']._serialized_options = b'8\001'
   _globals['_TRAINING_SETTINGSENTRY']._loaded_options = None
   _globals['_TRAINING_SETTINGSENTRY']._serialized_options = b'8\001'
-  _globals['_CELL']._serialized_start=1786
-  _globals['_CELL']._serialized_end=1881
-  _globals['_HEAD']._serialized_start=1883
-  _globals['_HEAD']._serialized_end=1955
+  _globals['_CELL']._serialized_start=1812
+  _globals['_CELL']._serialized_end=1907
+  _globals['_HEAD']._serialized_start=1909
+  _globals['_HEAD']._serialized_end=1981
   _globals['_MODELMANIFEST']._serialized_start=77
   _globals['_MODELMANIFEST']._serialized_end=591
   _globals['_MODELMANIFEST_MADEWITHENTRY']._serialized_start=544
@@ -47,23 +47,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INPUTSPEC']._serialized_start=593
   _globals['_INPUTSPEC']._serialized_end=659
   _globals['_FEATUREINPUT']._serialized_start=661
-  _globals['_FEATUREINPUT']._serialized_end=733
-  _globals['_NETWORK']._serialized_start=736
-  _globals['_NETWORK']._serialized_end=946
-  _globals['_GRAPH']._serialized_start=948
-  _globals['_GRAPH']._serialized_end=1053
-  _globals['_STATETENSOR']._serialized_start=1055
-  _globals['_STATETENSOR']._serialized_end=1113
-  _globals['_LIMITS']._serialized_start=1115
-  _globals['_LIMITS']._serialized_end=1142
-  _globals['_PARITY']._serialized_start=1145
-  _globals['_PARITY']._serialized_end=1277
-  _globals['_TRAINING']._serialized_start=1280
-  _globals['_TRAINING']._serialized_end=1622
-  _globals['_TRAINING_SETTINGSENTRY']._serialized_start=1575
-  _globals['_TRAINING_SETTINGSENTRY']._serialized_end=1622
-  _globals['_SPLITFIGURES']._serialized_start=1624
-  _globals['_SPLITFIGURES']._serialized_end=1723
-  _globals['_ARTIFACTFILE']._serialized_start=1725
-  _globals['_ARTIFACTFILE']._serialized_end=1784
+  _globals['_FEATUREINPUT']._serialized_end=759
+  _globals['_NETWORK']._serialized_start=762
+  _globals['_NETWORK']._serialized_end=972
+  _globals['_GRAPH']._serialized_start=974
+  _globals['_GRAPH']._serialized_end=1079
+  _globals['_STATETENSOR']._serialized_start=1081
+  _globals['_STATETENSOR']._serialized_end=1139
+  _globals['_LIMITS']._serialized_start=1141
+  _globals['_LIMITS']._serialized_end=1168
+  _globals['_PARITY']._serialized_start=1171
+  _globals['_PARITY']._serialized_end=1303
+  _globals['_TRAINING']._serialized_start=1306
+  _globals['_TRAINING']._serialized_end=1648
+  _globals['_TRAINING_SETTINGSENTRY']._serialized_start=1601
+  _globals['_TRAINING_SETTINGSENTRY']._serialized_end=1648
+  _globals['_SPLITFIGURES']._serialized_start=1650
+  _globals['_SPLITFIGURES']._serialized_end=1749
+  _globals['_ARTIFACTFILE']._serialized_start=1751
+  _globals['_ARTIFACTFILE']._serialized_end=1810
 # @@protoc_insertion_point(module_scope)

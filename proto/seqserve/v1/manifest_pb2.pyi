@@ -232,8 +232,14 @@ class FeatureInput(_message.Message):
     NAMES_FIELD_NUMBER: _builtins.int
     MEAN_FIELD_NUMBER: _builtins.int
     SCALE_FIELD_NUMBER: _builtins.int
+    ADMIT_NON_FINITE_FIELD_NUMBER: _builtins.int
     size: _builtins.int
     """Features a step, at least 1."""
+    admit_non_finite: _builtins.bool
+    """Whether a caller may send NaN and infinities. The graph takes them as they are: such a
+    sequence's answer is whatever they make of it, NaN perhaps, and no other sequence's
+    answer changes.
+    """
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The features' names in order; empty where the training data had none, else `size` of
@@ -255,10 +261,11 @@ class FeatureInput(_message.Message):
         names: _abc.Iterable[_builtins.str] | None = ...,
         mean: _abc.Iterable[_builtins.float] | None = ...,
         scale: _abc.Iterable[_builtins.float] | None = ...,
+        admit_non_finite: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mean", b"mean", "names", b"names", "scale", b"scale", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admit_non_finite", b"admit_non_finite", "mean", b"mean", "names", b"names", "scale", b"scale", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

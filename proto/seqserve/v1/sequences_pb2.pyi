@@ -33,7 +33,7 @@ class RaggedBatch(_message.Message):
     values: _builtins.bytes
     """All steps of all sequences, row-major (step, feature): little-endian IEEE 754
     float32, 4 bytes a number. Size in bytes: 4 * features * sum(lengths). Every number
-    is finite.
+    is finite, unless the model's manifest has `input.features.admit_non_finite`.
     """
     @_builtins.property
     def lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -71,7 +71,7 @@ class Answers(_message.Message):
     LOGITS_FIELD_NUMBER: _builtins.int
     probabilities: _builtins.bytes
     """Calibrated class probabilities, row-major (n, columns): little-endian float32, each
-    from 0 to 1.
+    from 0 to 1, or NaN where there is no answer.
     """
     logits: _builtins.bytes
     """Class logits before temperature scaling, row-major (n, columns): little-endian
