@@ -29,15 +29,20 @@ GARBAGE = 1e3
 """Scale of what fills the padding where a case fills it, in standard deviations."""
 
 
-def make_golden(network: SequenceClassifier, longest_steps: int) -> GoldenSet:
+def make_golden(
+    network: SequenceClassifier, longest_steps: int, *, admit_non_finite: bool = False
+) -> GoldenSet:
     """Draws the pool, asks torch about each sequence on its own, and lays out the cases.
 
     Args:
         network: In eval mode, on the CPU.
         longest_steps: Steps of the longest training sequence.
+        admit_non_finite: Whether some sequences have a NaN or an infinity.
     """
     rng = np.random.default_rng(0)
     pool = _pool(network, min(longest_steps, LONGEST_STEPS), rng)
+    if admit_non_finite:
+        pool = _with_non_finite(pool)
     logits, probabilities = _answers(network, pool)
     scale = GARBAGE * float(network.scale.max())
     return GoldenSet(pool, logits, probabilities, _cases(network, pool, scale, rng))
@@ -49,7 +54,7 @@ def rounding(network: SequenceClassifier, golden_set: GoldenSet) -> float:
     Says whether a difference is the graph's fault, or in the nature of the weights.
     """
     exact, _ = _answers(copy.deepcopy(network).double(), golden_set.pool)
-    return float(np.abs(exact - golden_set.logits).max())
+    return float(np.nanmax(np.abs(exact - golden_set.logits)))
 
 
 def _pool(network: SequenceClassifier, longest_steps: int, rng: np.random.Generator) -> RaggedBatch:
@@ -61,6 +66,16 @@ def _pool(network: SequenceClassifier, longest_steps: int, rng: np.random.Genera
     standard = spread * rng.standard_normal((int(lengths.sum()), network.config.features))
     values = network.mean.numpy() + network.scale.numpy() * standard
     return RaggedBatch(values.astype(np.float32), lengths)
+
+
+def _with_non_finite(pool: RaggedBatch) -> RaggedBatch:
+    """The same, every fourth sequence with one number that is not finite."""
+    rng = np.random.default_rng(1)  # of its own, so that all other numbers stay
+    values = pool.values.copy()
+    for sequence in range(3, len(pool), 4):
+        step = rng.integers(pool.offsets[sequence], pool.offsets[sequence + 1])
+        values[step, rng.integers(pool.features)] = rng.choice([np.nan, np.inf, -np.inf])
+    return RaggedBatch(values, pool.lengths)
 
 
 def _answers(network: SequenceClassifier, pool: RaggedBatch) -> tuple[Numbers, Numbers]:

@@ -43,6 +43,7 @@ def compose(
     *,
     name: str,
     max_steps: int | None,
+    admit_non_finite: bool,
 ) -> ModelManifest:
     """The manifest, complete but for the version.
 
@@ -53,11 +54,12 @@ def compose(
         folder: Holds every other file of the artifact.
         name: The model's name.
         max_steps: Steps of the longest sequence accepted; None for the default.
+        admit_non_finite: Whether NaN and infinities are accepted.
     """
     manifest = ModelManifest(
         format_version=artifact.FORMAT_VERSION,
         name=name,
-        input=_input(trained),
+        input=_input(trained, admit_non_finite),
         labels=trained.labels,
         network=_network(trained.network),
         graph=exported.contract,
@@ -77,13 +79,14 @@ def default_max_steps(trained: TrainedModel) -> int:
     return max(MIN_MAX_STEPS, MAX_STEPS_FACTOR * trained.longest_steps)
 
 
-def _input(trained: TrainedModel) -> manifest_pb2.InputSpec:
+def _input(trained: TrainedModel, admit_non_finite: bool) -> manifest_pb2.InputSpec:
     network = trained.network
     features = manifest_pb2.FeatureInput(
         size=network.config.features,
         names=trained.feature_names,
         mean=network.mean.tolist(),
         scale=network.scale.tolist(),
+        admit_non_finite=admit_non_finite,
     )
     return manifest_pb2.InputSpec(features=features)
 

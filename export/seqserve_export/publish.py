@@ -52,6 +52,7 @@ def publish(
     *,
     version: int | None = None,
     max_steps: int | None = None,
+    admit_non_finite: bool = False,
 ) -> Published:
     """Converts a trained model, proves the conversion and publishes it.
 
@@ -62,6 +63,8 @@ def publish(
         version: The version to publish as; the newest plus one by default.
         max_steps: Steps of the longest sequence a server may accept; by default eight times those
             of the longest training sequence, and at least 1024.
+        admit_non_finite: Whether a server may accept NaN and infinities; the golden set has some
+            then.
 
     Raises:
         VersionExists: the version is there already.
@@ -74,12 +77,22 @@ def publish(
     _check(trained, max_steps)
     check_target(repository, model, version)
     exported = build(trained.network)
-    golden_set = make_golden(trained.network, trained.longest_steps)
+    golden_set = make_golden(
+        trained.network, trained.longest_steps, admit_non_finite=admit_non_finite
+    )
     try:
         with unfinished_folder(repository) as folder:
             _write(exported, golden_set, folder)
             proof = _prove(trained.network, exported, folder)
-            manifest = compose(trained, exported, proof, folder, name=model, max_steps=max_steps)
+            manifest = compose(
+                trained,
+                exported,
+                proof,
+                folder,
+                name=model,
+                max_steps=max_steps,
+                admit_non_finite=admit_non_finite,
+            )
             target = place(folder, manifest, repository, version)
     except OSError as error:
         raise PublishError(f"cannot write to {repository}: {error}") from error
@@ -101,7 +114,7 @@ def _prove(network: SequenceClassifier, exported: ExportedGraph, folder: Path) -
     except GoldenMismatch as error:
         raise NotProven(
             f"not published: the graph {error} "
-            f"(logits reach {np.abs(golden_set.logits).max():.3g}, and torch's own in float32 "
+            f"(logits reach {np.nanmax(np.abs(golden_set.logits)):.3g}, and torch's own in float32 "
             f"differ from float64 by {rounding(network, golden_set):.3g})"
         ) from error
     except InvalidArtifact as error:

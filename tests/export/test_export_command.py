@@ -39,6 +39,18 @@ def test_a_checkpoint_becomes_a_proven_version(
     assert (folder / "model.onnx").read_bytes() == model.SerializeToString(deterministic=True)
 
 
+def test_a_model_admits_what_is_not_finite_where_that_is_asked_for(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    assert _run(checkpoint, tmp_path, "--admit-non-finite").exit_code == 0
+    assert _run(checkpoint, tmp_path).exit_code == 0
+    admitting, not_admitting = (
+        verify(tmp_path / "models" / "speakers" / version).manifest.input.features
+        for version in ("1", "2")
+    )
+    assert (admitting.admit_non_finite, not_admitting.admit_non_finite) == (True, False)
+
+
 def test_versions_count_on(checkpoint: Path, tmp_path: Path) -> None:
     for _ in range(2):
         assert _run(checkpoint, tmp_path).exit_code == 0

@@ -119,6 +119,34 @@ def test_max_steps_is_generous_unless_told_otherwise(
     assert published.manifest.limits.max_steps == expected
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn-tanh", "rnn-relu"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_model_may_admit_nan_and_infinities_which_its_golden_set_then_has(
+    random_model: RandomModel, tmp_path: Path, cell: Cell, bidirectional: bool
+) -> None:
+    trained = random_model(cell=cell, bidirectional=bidirectional, num_layers=2)
+    published = publish(trained, tmp_path, "speakers", admit_non_finite=True)
+
+    assert published.manifest.input.features.admit_non_finite
+    golden_set = GoldenSet.load(published.folder / artifact.GOLDEN_FILE)
+    finite = np.array([np.isfinite(sequence).all() for sequence in golden_set.pool])
+    assert 8 < (~finite).sum() < 32
+    assert np.isfinite(golden_set.logits[finite]).all()
+    for found in (np.isnan, np.isposinf, np.isneginf):
+        assert found(golden_set.pool.values).any()
+    assert not publish(trained, tmp_path, "other").manifest.input.features.admit_non_finite
+
+
+def test_a_model_whose_answer_to_nan_depends_on_its_pieces_does_not_admit_it(
+    random_model: RandomModel, tmp_path: Path
+) -> None:
+    trained = random_model(cell="rnn-tanh", head="max", num_layers=2)
+    with pytest.raises(NotProven, match="depend on its company: case '64 rows, pieces of 5 steps'"):
+        publish(trained, tmp_path, "speakers", admit_non_finite=True)
+    assert not artifact.versions(tmp_path, "speakers")
+    publish(trained, tmp_path, "speakers")
+
+
 def test_an_existing_version_is_refused_before_any_work(
     random_model: RandomModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

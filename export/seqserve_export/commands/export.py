@@ -26,6 +26,13 @@ def export(
             show_default="8 times the longest training sequence, at least 1024",
         ),
     ] = None,
+    admit_non_finite: Annotated[
+        bool,
+        typer.Option(
+            "--admit-non-finite",
+            help="A server may accept NaN and infinities; by default it refuses them.",
+        ),
+    ] = False,
 ) -> None:
     """Convert a checkpoint to ONNX, prove the conversion and publish it, without training."""
     from seqserve_export.checkpoint import load_trained
@@ -34,7 +41,12 @@ def export(
 
     try:
         published = publish(
-            load_trained(checkpoint), repository, model, version=version, max_steps=max_steps
+            load_trained(checkpoint),
+            repository,
+            model,
+            version=version,
+            max_steps=max_steps,
+            admit_non_finite=admit_non_finite,
         )
     except ExportError as error:
         typer.echo(f"seqserve export: {error}", err=True)

@@ -36,6 +36,13 @@ def train(
             show_default="8 times the longest training sequence, at least 1024",
         ),
     ] = None,
+    admit_non_finite: Annotated[
+        bool,
+        typer.Option(
+            "--admit-non-finite",
+            help="A server may accept NaN and infinities; by default it refuses them.",
+        ),
+    ] = False,
     test: Annotated[
         str | None,
         typer.Option(
@@ -265,6 +272,7 @@ def train(
             repository=repository,
             model=model,
             max_steps=max_steps,
+            admit_non_finite=admit_non_finite,
         )
     except (ExportError, DataError, ContractError) as error:
         typer.echo(f"seqserve train: {error}", err=True)
@@ -290,6 +298,7 @@ def _train_and_publish(
     repository: Path,
     model: str,
     max_steps: int | None,
+    admit_non_finite: bool,
 ) -> None:
     from rich.console import Console
 
@@ -313,7 +322,10 @@ def _train_and_publish(
         )
     typer.echo(_accuracies(trained.training))
     typer.echo(f"saved {checkpoints / FINAL}")
-    typer.echo(publish(trained, repository, model, max_steps=max_steps).describe())
+    published = publish(
+        trained, repository, model, max_steps=max_steps, admit_non_finite=admit_non_finite
+    )
+    typer.echo(published.describe())
 
 
 def _held_out(validation: str, columns: Columns) -> Dataset | float:

@@ -55,13 +55,14 @@ def test_a_model_is_trained_proven_and_published(
 ) -> None:
     test = _write(ramps(30, seed=1), tmp_path / "test.jsonl")
 
-    result = run(data, *QUICK, "--test", test, "--max-steps", 99)
+    result = run(data, *QUICK, "--test", test, "--max-steps", 99, "--admit-non-finite")
 
     assert result.exit_code == 0, result.output
     manifest = read_manifest(tmp_path / "models" / "m" / "1")
     assert manifest.training.data == "train.jsonl"
     assert manifest.training.test.sequences == 30
     assert manifest.limits.max_steps == 99
+    assert manifest.input.features.admit_non_finite
     assert list(manifest.labels) == ["falling", "rising"]
     assert result.output.count("tried head") == 5
     assert re.search(
