@@ -6,6 +6,7 @@ from seqserve_client.classification import Answer, Classification
 from seqserve_client.client import Client
 from seqserve_client.errors import (
     Cancelled,
+    CannotLoad,
     DeadlineExceeded,
     InvalidOptions,
     InvalidRequest,
@@ -22,6 +23,7 @@ from seqserve_client.errors import (
     Violation,
 )
 from seqserve_client.live import AsyncLiveSequence, LiveSequence, Progress
+from seqserve_client.on_invalid import OnInvalid
 from seqserve_client.service_class import ServiceClass
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "AsyncClient",
     "AsyncLiveSequence",
     "Cancelled",
+    "CannotLoad",
     "Classification",
     "Client",
     "DeadlineExceeded",
@@ -40,6 +43,7 @@ __all__ = [
     "ModelNotFound",
     "ModelState",
     "ModelStatus",
+    "OnInvalid",
     "Overloaded",
     "PermissionDenied",
     "Progress",

@@ -16,14 +16,16 @@ from seqserve.v1.catalog_pb2 import DescribeModelRequest, ListModelsRequest
 from seqserve.v1.catalog_pb2_grpc import ModelCatalogStub
 from seqserve.v1.classifier_pb2 import ClassifyRequest, ClassifyResponse
 from seqserve.v1.classifier_pb2_grpc import SequenceClassifierStub
-from seqserve_client import defaults, live
+from seqserve.v1.repository_pb2 import ReloadRepositoryRequest
+from seqserve.v1.repository_pb2_grpc import ModelRepositoryStub
+from seqserve_client import administration, connection, defaults, live
 from seqserve_client.async_coalescing import AsyncCoalescer
 from seqserve_client.batching import (
     Answered,
     Piece,
     Sequences,
     as_batch,
-    checked_class,
+    checked_choice,
     checked_number,
     cut,
     outdated,
@@ -32,10 +34,12 @@ from seqserve_client.batching import (
 from seqserve_client.catalog import ModelDescription, ModelStatus, statuses
 from seqserve_client.channel import Target, open_async_channel
 from seqserve_client.classification import Classification, merged
+from seqserve_client.connection import File
 from seqserve_client.deadline import Deadline
 from seqserve_client.errors import DeadlineExceeded, ModelNotFound, Unavailable
 from seqserve_client.gathering import Kind
 from seqserve_client.live import AsyncLiveSequence, Progress
+from seqserve_client.on_invalid import OnInvalid
 from seqserve_client.options import Metadata, Options
 from seqserve_client.service_class import ServiceClass
 from seqserve_client.status import typed_errors
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
 
     from seqserve.v1.catalog_pb2_grpc import ModelCatalogAsyncStub
     from seqserve.v1.classifier_pb2_grpc import SequenceClassifierAsyncStub
+    from seqserve.v1.repository_pb2_grpc import ModelRepositoryAsyncStub
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -61,6 +66,13 @@ class AsyncClient:
     Args:
         address: As in `Client`, which explains every option.
         credentials: For TLS.
+        tls: TLS, to servers of an authority that gRPC knows.
+        ca_file: TLS, to servers of these authorities.
+        certificate_file: The client's own certificate, for mutual TLS.
+        key_file: The private key of that.
+        token: What every call shows to be let in.
+        token_file: The file that holds it.
+        token_in_plaintext: Let the token leave this host without TLS.
         metadata: Headers sent with every call.
         timeout_s: For calls that give none.
         max_message_bytes: Bytes of a request beyond which a batch is cut.
@@ -80,6 +92,13 @@ class AsyncClient:
         address: str = defaults.ADDRESS,
         *,
         credentials: grpc.ChannelCredentials | None = None,
+        tls: bool = False,
+        ca_file: File | None = None,
+        certificate_file: File | None = None,
+        key_file: File | None = None,
+        token: str | None = None,
+        token_file: File | None = None,
+        token_in_plaintext: bool = False,
         metadata: Metadata = (),
         timeout_s: float = defaults.TIMEOUT_S,
         max_message_bytes: int = defaults.MAX_MESSAGE_BYTES,
@@ -91,7 +110,15 @@ class AsyncClient:
     ) -> None:
         self.options = Options(
             address=address,
-            credentials=credentials,
+            credentials=connection.channel_credentials(
+                credentials,
+                tls=tls,
+                ca_file=ca_file,
+                certificate_file=certificate_file,
+                key_file=key_file,
+            ),
+            token=connection.token(token, token_file),
+            token_in_plaintext=token_in_plaintext,
             metadata=tuple(metadata),
             timeout_s=timeout_s,
             max_message_bytes=max_message_bytes,
@@ -123,7 +150,8 @@ class AsyncClient:
     async def close(self) -> None:
         """Closes the connections; calls under way are cancelled."""
         self._coalescer.close()
-        await self._channel.close(None)
+        for channel in (self._channel, self._channel_to_any):
+            await channel.close(None)
 
     async def classify(
         self,
@@ -133,24 +161,28 @@ class AsyncClient:
         version: int = 0,
         top_k: int = 0,
         service_class: ServiceClass | str = ServiceClass.INTERACTIVE,
+        on_invalid: OnInvalid | str = OnInvalid.REJECT,
         timeout_s: float | None = None,
     ) -> Classification:
         """Classifies whole sequences, as `Client.classify` does."""
         deadline = self.options.deadline(timeout_s)
-        urgency = checked_class(service_class)
+        urgency = checked_choice("service_class", ServiceClass, service_class)
+        choice = checked_choice("on_invalid", OnInvalid, on_invalid)
         sequence = single(sequences)
         if sequence is not None:
             checked_number("version", version)
             checked_number("top_k", top_k)
             kind = Kind(model, version, top_k, urgency, sequence.shape[1])
-            return await self._coalescer.classify(sequence, kind, deadline)
+            answers = await self._coalescer.classify(sequence, kind, deadline)
+            return answers.checked(choice)
         pieces = cut(
-            as_batch(sequences),
+            as_batch(sequences, choice),
             self.options,
             model=model,
             version=version,
             top_k=top_k,
             service_class=urgency,
+            on_invalid=choice,
         )
         answered = await self._ask(pieces, deadline)
         answered |= await self._ask(outdated(pieces, answered), deadline)
@@ -190,6 +222,28 @@ class AsyncClient:
         response = await self._call(self._catalog.ListModels, ListModelsRequest(), deadline)
         return statuses(response.models)
 
+    async def load_model(
+        self, model: str, version: int = 0, *, timeout_s: float | None = None
+    ) -> ModelStatus:
+        """Has a server serve a version, as `Client.load_model` does."""
+        request, deadline = administration.load(model, version), self.options.deadline(timeout_s)
+        response = await self._call(self._repository.LoadModel, request, deadline)
+        return ModelStatus.of(response.status)
+
+    async def unload_model(
+        self, model: str, version: int = 0, *, timeout_s: float | None = None
+    ) -> ModelStatus:
+        """Has a server take a version out of service, as `Client.unload_model` does."""
+        request, deadline = administration.unload(model, version), self.options.deadline(timeout_s)
+        response = await self._call(self._repository.UnloadModel, request, deadline)
+        return ModelStatus.of(response.status)
+
+    async def reload_repository(self, *, timeout_s: float | None = None) -> list[ModelStatus]:
+        """Has a server look at its repository again, as `Client.reload_repository` does."""
+        request, deadline = ReloadRepositoryRequest(), self.options.deadline(timeout_s)
+        response = await self._call(self._repository.ReloadRepository, request, deadline)
+        return statuses(response.models)
+
     async def ready(self, model: str | None = None, *, timeout_s: float | None = None) -> bool:
         """Whether the server, or one of its models, answers calls now, as `Client.ready` says."""
         request = HealthCheckRequest(service=model or "")
@@ -206,16 +260,24 @@ class AsyncClient:
         return open_async_channel(self._target, self.options)
 
     @cached_property
+    def _channel_to_any(self) -> grpc.aio.Channel:
+        return open_async_channel(self._target, self.options, to_any=True)
+
+    @cached_property
     def _classifier(self) -> SequenceClassifierAsyncStub:
         return SequenceClassifierStub(self._channel)
 
     @cached_property
     def _catalog(self) -> ModelCatalogAsyncStub:
-        return ModelCatalogStub(self._channel)
+        return ModelCatalogStub(self._channel_to_any)
+
+    @cached_property
+    def _repository(self) -> ModelRepositoryAsyncStub:
+        return ModelRepositoryStub(self._channel_to_any)
 
     @cached_property
     def _health(self) -> HealthAsyncStub:
-        return HealthStub(self._channel)
+        return HealthStub(self._channel_to_any)
 
     async def _call(
         self,
@@ -225,7 +287,7 @@ class AsyncClient:
     ) -> Response:
         with typed_errors(self.options.address):
             return await method(
-                request, timeout=deadline.remaining_s(), metadata=self.options.metadata
+                request, timeout=deadline.remaining_s(), metadata=self.options.call_metadata()
             )
 
     async def _ask(self, pieces: Sequence[Piece], deadline: Deadline) -> Answered:
@@ -243,7 +305,7 @@ class AsyncClient:
                     under_way[pieces[turn].first] = self._classifier.Classify(
                         pieces[turn].request(),
                         timeout=deadline.remaining_s(),
-                        metadata=self.options.metadata,
+                        metadata=self.options.call_metadata(),
                     )
         finally:
             for call in under_way.values():

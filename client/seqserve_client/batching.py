@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,12 +17,15 @@ from numpy.typing import ArrayLike, NDArray
 from seqserve.errors import InvalidRagged
 from seqserve.ragged import RaggedBatch, encode
 from seqserve.v1.classifier_pb2 import (
+    ON_INVALID_ANSWER_REST,
+    ON_INVALID_REJECT,
     SERVICE_CLASS_BULK,
     SERVICE_CLASS_INTERACTIVE,
     ClassifyRequest,
     ClassifyResponse,
 )
 from seqserve_client.errors import InvalidOptions, Violation
+from seqserve_client.on_invalid import OnInvalid
 from seqserve_client.options import Options
 from seqserve_client.service_class import ServiceClass
 from seqserve_client.status import invalid_sequences
@@ -30,14 +34,21 @@ Sequences = Sequence[ArrayLike] | RaggedBatch
 """What a caller may give: arrays of shape (steps, features), or one ragged batch."""
 
 # A length is a varint of up to 5 bytes. Around the sequences come the model's name and the tags,
-# lengths and numbers of seven fields, 40 bytes at most.
+# lengths and numbers of eight fields, 42 bytes at most.
 LENGTH_BYTES = 5
-_FRAME_BYTES = 40
+_FRAME_BYTES = 42
 
 WIRE_CLASS = {
     ServiceClass.INTERACTIVE: SERVICE_CLASS_INTERACTIVE,
     ServiceClass.BULK: SERVICE_CLASS_BULK,
 }
+
+_WIRE_ON_INVALID = {
+    OnInvalid.REJECT: ON_INVALID_REJECT,
+    OnInvalid.ANSWER_REST: ON_INVALID_ANSWER_REST,
+}
+
+Choice = TypeVar("Choice", ServiceClass, OnInvalid)
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,7 @@ class Piece:
     version: int
     top_k: int
     service_class: ServiceClass
+    on_invalid: OnInvalid
 
     def request(self) -> ClassifyRequest:
         """The piece as a message; its numbers are copied here, not before."""
@@ -60,6 +72,7 @@ class Piece:
             sequences=encode(self.batch),
             top_k=self.top_k,
             service_class=WIRE_CLASS[self.service_class],
+            on_invalid=_WIRE_ON_INVALID[self.on_invalid],
         )
 
 
@@ -67,8 +80,12 @@ Answered = dict[int, ClassifyResponse]
 """The response to each piece, by the piece's `first`."""
 
 
-def as_batch(sequences: Sequences) -> RaggedBatch:
+def as_batch(sequences: Sequences, on_invalid: OnInvalid = OnInvalid.REJECT) -> RaggedBatch:
     """The caller's sequences as one batch, without a copy where they are one already.
+
+    Args:
+        sequences: As the caller gave them.
+        on_invalid: With ANSWER_REST it is left to the server to refuse sequences of no steps.
 
     Raises:
         InvalidSequences: they do not make a batch; names the offending one.
@@ -76,7 +93,9 @@ def as_batch(sequences: Sequences) -> RaggedBatch:
     try:
         if isinstance(sequences, RaggedBatch):
             return sequences if len(sequences) else RaggedBatch.from_sequences([])
-        return RaggedBatch.from_sequences(sequences)
+        return RaggedBatch.from_sequences(
+            sequences, admit_empty=on_invalid is OnInvalid.ANSWER_REST
+        )
     except InvalidRagged as error:
         violation = Violation(str(error), f"sequences.{error.field}", error.sequence)
         raise invalid_sequences((violation,)) from error
@@ -98,19 +117,24 @@ def single(sequences: Sequences) -> NDArray[np.float32] | None:
     return sequence if sequence.ndim == 2 and sequence.size else None
 
 
-def checked_class(service_class: ServiceClass | str) -> ServiceClass:
-    """The service class of that name.
+def checked_choice(name: str, kind: type[Choice], chosen: Choice | str) -> Choice:
+    """The choice of that name.
+
+    Args:
+        name: What is chosen, for the message.
+        kind: The choices.
+        chosen: One of them, or its name.
 
     Raises:
         InvalidOptions: there is none.
     """
-    if isinstance(service_class, ServiceClass):  # which the enumeration takes its time to find out
-        return service_class
+    if isinstance(chosen, kind):  # which the enumeration takes its time to find out
+        return chosen
     try:
-        return ServiceClass(service_class)
+        return kind(chosen)
     except ValueError as error:
-        known = " or ".join(ServiceClass)
-        raise InvalidOptions(f"service_class is {service_class!r}; {known} is needed") from error
+        known = " or ".join(kind)
+        raise InvalidOptions(f"{name} is {chosen!r}; {known} is needed") from error
 
 
 def checked_number(name: str, value: int) -> int:
@@ -137,6 +161,7 @@ def cut(
     version: int,
     top_k: int,
     service_class: ServiceClass = ServiceClass.INTERACTIVE,
+    on_invalid: OnInvalid = OnInvalid.REJECT,
 ) -> list[Piece]:
     """The batch in pieces, in order, each as long as the options admit.
 
@@ -152,7 +177,7 @@ def cut(
         (4 * batch.features * batch.lengths + LENGTH_BYTES, room(options, model)),
     )
     return [
-        Piece(batch.slice(first, stop), first, model, version, top_k, service_class)
+        Piece(batch.slice(first, stop), first, model, version, top_k, service_class, on_invalid)
         for first, stop in bounds
     ]
 

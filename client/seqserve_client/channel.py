@@ -3,6 +3,10 @@
 gRPC itself retries and balances, by the service config below. Only what is harmless to repeat
 is retried: questions about sequences and models. Whoever adds a call that changes something
 leaves it out of `_RETRIED`.
+
+Sequences go to the replicas alone that say of themselves, by grpc.health.v1, that they answer: one
+that loads or drains is passed over, and a call that it has refused is tried again elsewhere.
+Questions about the models go to any, for they are asked most where something is amiss.
 """
 
 from __future__ import annotations
@@ -43,17 +47,22 @@ _SERVICE_CONFIG = {
 _SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "vsock:", "xds:")
 
 
-def open_channel(target: Target, options: Options) -> grpc.Channel:
-    """A channel for threads."""
-    arguments = target.channel_arguments()
+_OF_THOSE_THAT_SERVE = {"healthCheckConfig": {"serviceName": ""}}
+
+
+def open_channel(target: Target, options: Options, *, to_any: bool = False) -> grpc.Channel:
+    """A channel for threads; to the replicas that serve, or to any."""
+    arguments = target.channel_arguments(to_any=to_any)
     if options.credentials is None:
         return grpc.insecure_channel(target.uri, arguments)
     return grpc.secure_channel(target.uri, options.credentials, arguments)
 
 
-def open_async_channel(target: Target, options: Options) -> grpc.aio.Channel:
-    """A channel for the event loop that runs now, and for no other."""
-    arguments = target.channel_arguments()
+def open_async_channel(
+    target: Target, options: Options, *, to_any: bool = False
+) -> grpc.aio.Channel:
+    """The same for the event loop that runs now, and for no other."""
+    arguments = target.channel_arguments(to_any=to_any)
     if options.credentials is None:
         return grpc.aio.insecure_channel(target.uri, arguments)
     return grpc.aio.secure_channel(target.uri, options.credentials, arguments)
@@ -89,10 +98,11 @@ class Target:
         # gRPC would name the whole list as the host, which not every server takes.
         return cls(_address_list(servers), _joined(*servers[0]))
 
-    def channel_arguments(self) -> list[tuple[str, Any]]:
+    def channel_arguments(self, *, to_any: bool) -> list[tuple[str, Any]]:
         """The channel's arguments, as `grpc` and `grpc.aio` take them."""
+        service_config = _SERVICE_CONFIG | ({} if to_any else _OF_THOSE_THAT_SERVE)
         arguments: list[tuple[str, Any]] = [
-            ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+            ("grpc.service_config", json.dumps(service_config)),
             ("grpc.service_config_disable_resolution", 1),
             # A message that does not fit is quietly not retried, and the default is 256 KiB.
             ("grpc.per_rpc_retry_buffer_size", 2**31 - 1),
@@ -107,6 +117,11 @@ class Target:
         if self.authority is not None:
             arguments.append(("grpc.default_authority", self.authority))
         return arguments
+
+
+def each_server(text: str) -> list[str]:
+    """What `Target.parse` reads as several servers, one by one."""
+    return [text] if text.startswith(_SCHEMES) else [part.strip() for part in text.split(",")]
 
 
 def _split(server: str, text: str) -> tuple[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, overload
@@ -13,7 +14,9 @@ from seqserve.errors import InvalidRagged
 from seqserve.ragged import decode_matrix
 from seqserve.v1.classifier_pb2 import AdvanceResponse, ClassifyResponse
 from seqserve_client.batching import Piece
-from seqserve_client.errors import ProtocolError, ReplicasDisagree
+from seqserve_client.errors import ProtocolError, ReplicasDisagree, Violation
+from seqserve_client.on_invalid import OnInvalid
+from seqserve_client.status import invalid_sequences, of_sequence
 
 if TYPE_CHECKING:
     import pandas
@@ -61,6 +64,9 @@ class Classification:
     """The version that answered."""
     model_digest: str
     """sha256 of the artifact's manifest, which names the model exactly."""
+    invalid: tuple[Violation, ...] = ()
+    """The sequences without an answer, by index, and why: their labels are empty, their
+    probabilities and logits NaN. None unless `on_invalid` was to answer the rest."""
 
     def __len__(self) -> int:
         """Sequences answered."""
@@ -81,13 +87,14 @@ class Classification:
                 probabilities=self.probabilities[index],
                 logits=self.logits[index],
                 top_labels=self.top_labels[index],
+                invalid=self._invalid_among(range(len(self))[index]),
             )
         label = self.labels[index]
         columns = self.top_labels[index] if self.top_labels else self.classes
         probabilities = self.probabilities[index]
         return Answer(
             label,
-            float(probabilities[columns.index(label)]),
+            float(probabilities[columns.index(label)]) if label in columns else math.nan,
             columns,
             probabilities,
             self.logits[index],
@@ -105,6 +112,26 @@ class Classification:
             model_name=self.model_name,
             model_version=self.model_version,
             model_digest=self.model_digest,
+            invalid=self._invalid_among(range(index, index + 1)) if self.invalid else (),
+        )
+
+    def checked(self, on_invalid: OnInvalid) -> Classification:
+        """Itself.
+
+        Raises:
+            InvalidSequences: some sequences have no answer, and were not to be left out.
+        """
+        if self.invalid and on_invalid is OnInvalid.REJECT:
+            raise invalid_sequences(self.invalid)
+        return self
+
+    def _invalid_among(self, indices: Sequence[int]) -> tuple[Violation, ...]:
+        """Those of some sequences, told by their places among these."""
+        by_index = {violation.sequence: violation for violation in self.invalid}
+        return tuple(
+            of_sequence(by_index[index], place)
+            for place, index in enumerate(indices)
+            if index in by_index
         )
 
     def __iter__(self) -> Iterator[Answer]:
@@ -194,6 +221,11 @@ def merged(pieces: Sequence[Piece], answered: Mapping[int, ClassifyResponse]) ->
         probabilities=_frozen(np.concatenate([part.probabilities for part in parts])),
         logits=_frozen(np.concatenate([part.logits for part in parts])),
         top_labels=tuple(row for part in parts for row in part.top_labels),
+        invalid=tuple(
+            of_sequence(violation, piece.first + (violation.sequence or 0))
+            for piece, part in zip(pieces, parts, strict=True)
+            for violation in part.invalid
+        ),
     )
 
 
@@ -222,7 +254,9 @@ def read(
             f"{len(labels)} labels, probabilities of shape {probabilities.shape} and "
             f"logits of shape {logits.shape} came"
         )
-    if not top_k and not set(labels) <= set(classes):
+    invalid = _invalid(response, sequences)
+    refused = {labels[violation.sequence or 0] for violation in invalid}
+    if not top_k and not set(labels) - (refused & {""}) <= set(classes):
         raise ProtocolError(f"labels came that are not among the classes {list(classes)}")
     starts = range(0, len(labels), width) if top_k else ()
     return Classification(
@@ -234,7 +268,17 @@ def read(
         model_name=response.model_name,
         model_version=response.model_version,
         model_digest=response.model_digest,
+        invalid=invalid,
     )
+
+
+def _invalid(response: ClassifyResponse | AdvanceResponse, sequences: int) -> tuple[Violation, ...]:
+    if isinstance(response, AdvanceResponse) or not response.invalid:
+        return ()
+    indices = [each.index for each in response.invalid]
+    if indices != sorted({*indices}) or indices[-1] >= sequences:
+        raise ProtocolError(f"of {sequences} sequences, {indices} are said to be invalid")
+    return tuple(Violation(each.description, each.field, each.index) for each in response.invalid)
 
 
 def _frozen(matrix: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -44,10 +44,15 @@ def command_line(commands: Sequence[EntryPoint]) -> typer.Typer:
     app.callback()(_root)
     for entry in sorted(commands, key=lambda entry: entry.name):
         try:
-            app.command(entry.name)(entry.load())
+            command = entry.load()
         except ModuleNotFoundError as error:  # the others are offered all the same
             anything = {"ignore_unknown_options": True, "allow_extra_args": True}
             app.command(entry.name, context_settings=anything)(_absent(entry, error))
+        else:
+            if isinstance(command, typer.Typer):
+                app.add_typer(command, name=entry.name)
+            else:
+                app.command(entry.name)(command)
     return app
 
 

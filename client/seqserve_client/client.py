@@ -16,13 +16,15 @@ from seqserve.v1.catalog_pb2 import DescribeModelRequest, ListModelsRequest
 from seqserve.v1.catalog_pb2_grpc import ModelCatalogStub
 from seqserve.v1.classifier_pb2 import ClassifyResponse
 from seqserve.v1.classifier_pb2_grpc import SequenceClassifierStub
-from seqserve_client import defaults, live
+from seqserve.v1.repository_pb2 import ReloadRepositoryRequest
+from seqserve.v1.repository_pb2_grpc import ModelRepositoryStub
+from seqserve_client import administration, connection, defaults, live
 from seqserve_client.batching import (
     Answered,
     Piece,
     Sequences,
     as_batch,
-    checked_class,
+    checked_choice,
     checked_number,
     cut,
     outdated,
@@ -32,10 +34,12 @@ from seqserve_client.catalog import ModelDescription, ModelStatus, statuses
 from seqserve_client.channel import Target, open_channel
 from seqserve_client.classification import Classification, merged
 from seqserve_client.coalescing import Coalescer
+from seqserve_client.connection import File
 from seqserve_client.deadline import Deadline
 from seqserve_client.errors import DeadlineExceeded, ModelNotFound, Unavailable
 from seqserve_client.gathering import Kind
 from seqserve_client.live import LiveSequence, Progress
+from seqserve_client.on_invalid import OnInvalid
 from seqserve_client.options import Metadata, Options
 from seqserve_client.service_class import ServiceClass
 from seqserve_client.status import typed_errors
@@ -65,7 +69,15 @@ class Client:
         address: `host:port`; several with commas, which calls go round; or a URI in gRPC's naming
             scheme. A single name stands for all of its addresses; names in a list are looked
             up once, here.
-        credentials: For TLS, made by `grpc`; plaintext without.
+        credentials: For TLS, made by `grpc`; plaintext without, unless one of the next four says
+            otherwise.
+        tls: TLS, to servers whose certificate is signed by an authority that gRPC knows.
+        ca_file: TLS, to servers whose certificate is signed by one of those in this PEM file.
+        certificate_file: The client's own certificate chain in PEM, for mutual TLS.
+        key_file: The private key of that in PEM.
+        token: What every call shows to be let in.
+        token_file: The file that holds it; read again when it changes.
+        token_in_plaintext: Let the token leave this host without TLS.
         metadata: Headers sent with every call.
         timeout_s: For calls that give none, in seconds; `math.inf` waits for ever.
         max_message_bytes: Bytes of a request beyond which a batch is cut. A sequence that is
@@ -87,6 +99,13 @@ class Client:
         address: str = defaults.ADDRESS,
         *,
         credentials: grpc.ChannelCredentials | None = None,
+        tls: bool = False,
+        ca_file: File | None = None,
+        certificate_file: File | None = None,
+        key_file: File | None = None,
+        token: str | None = None,
+        token_file: File | None = None,
+        token_in_plaintext: bool = False,
         metadata: Metadata = (),
         timeout_s: float = defaults.TIMEOUT_S,
         max_message_bytes: int = defaults.MAX_MESSAGE_BYTES,
@@ -98,7 +117,15 @@ class Client:
     ) -> None:
         self.options = Options(
             address=address,
-            credentials=credentials,
+            credentials=connection.channel_credentials(
+                credentials,
+                tls=tls,
+                ca_file=ca_file,
+                certificate_file=certificate_file,
+                key_file=key_file,
+            ),
+            token=connection.token(token, token_file),
+            token_in_plaintext=token_in_plaintext,
             metadata=tuple(metadata),
             timeout_s=timeout_s,
             max_message_bytes=max_message_bytes,
@@ -108,10 +135,13 @@ class Client:
             coalesce_sequences=coalesce_sequences,
             coalesce_delay_s=coalesce_delay_s,
         )
-        self._channel = open_channel(Target.parse(address), self.options)
+        target = Target.parse(address)
+        self._channel = open_channel(target, self.options)
+        self._channel_to_any = open_channel(target, self.options, to_any=True)
         self._classifier = SequenceClassifierStub(self._channel)
-        self._catalog = ModelCatalogStub(self._channel)
-        self._health = HealthStub(self._channel)
+        self._catalog = ModelCatalogStub(self._channel_to_any)
+        self._repository = ModelRepositoryStub(self._channel_to_any)
+        self._health = HealthStub(self._channel_to_any)
         classify = partial(self._call, self._classifier.Classify)
         self._coalescer = Coalescer(self.options, classify)
 
@@ -132,6 +162,7 @@ class Client:
         """Closes the connections; calls under way are cancelled."""
         self._coalescer.close()
         self._channel.close()
+        self._channel_to_any.close()
 
     def classify(
         self,
@@ -141,6 +172,7 @@ class Client:
         version: int = 0,
         top_k: int = 0,
         service_class: ServiceClass | str = ServiceClass.INTERACTIVE,
+        on_invalid: OnInvalid | str = OnInvalid.REJECT,
         timeout_s: float | None = None,
     ) -> Classification:
         """Classifies whole sequences.
@@ -154,26 +186,32 @@ class Client:
             version: A positive integer; 0 for the newest that is served.
             top_k: How many classes an answer names; 0 for all of them.
             service_class: Whether somebody waits, or the call takes what others leave.
+            on_invalid: Whether sequences that the model cannot take fail the call or are left out
+                of it: those of no steps, too long ones, those with a number that is not finite.
+                What makes no batch or is over a limit of the server fails the call either way.
             timeout_s: For the whole call, retries included; the client's by default.
 
         Raises:
             SeqserveError: see `seqserve_client.errors`; the first failure ends the call.
         """
         deadline = self.options.deadline(timeout_s)
-        urgency = checked_class(service_class)
+        urgency = checked_choice("service_class", ServiceClass, service_class)
+        choice = checked_choice("on_invalid", OnInvalid, on_invalid)
         sequence = single(sequences)
         if sequence is not None:
             checked_number("version", version)
             checked_number("top_k", top_k)
             kind = Kind(model, version, top_k, urgency, sequence.shape[1])
-            return self._coalescer.classify(sequence, kind, deadline)
+            answers = self._coalescer.classify(sequence, kind, deadline)
+            return answers.checked(choice)
         pieces = cut(
-            as_batch(sequences),
+            as_batch(sequences, choice),
             self.options,
             model=model,
             version=version,
             top_k=top_k,
             service_class=urgency,
+            on_invalid=choice,
         )
         answered = self._ask(pieces, deadline)
         answered |= self._ask(outdated(pieces, answered), deadline)
@@ -235,6 +273,42 @@ class Client:
         response = self._call(self._catalog.ListModels, ListModelsRequest(), deadline)
         return statuses(response.models)
 
+    def load_model(
+        self, model: str, version: int = 0, *, timeout_s: float | None = None
+    ) -> ModelStatus:
+        """Has a server serve a version whatever its policy; by default the newest it can find.
+
+        As the other two for operators, never tried again, and of one replica alone. Comes back
+        when the version is ready, which takes its time; the server goes on where the caller left.
+
+        Raises:
+            SeqserveError: see `seqserve_client.errors`; `CannotLoad` where it was refused.
+        """
+        request, deadline = administration.load(model, version), self.options.deadline(timeout_s)
+        return ModelStatus.of(self._call(self._repository.LoadModel, request, deadline).status)
+
+    def unload_model(
+        self, model: str, version: int = 0, *, timeout_s: float | None = None
+    ) -> ModelStatus:
+        """Has a server take a version out of service; by default the newest that it serves.
+
+        Calls that run on it finish.
+
+        Raises:
+            SeqserveError: see `seqserve_client.errors`.
+        """
+        request, deadline = administration.unload(model, version), self.options.deadline(timeout_s)
+        return ModelStatus.of(self._call(self._repository.UnloadModel, request, deadline).status)
+
+    def reload_repository(self, *, timeout_s: float | None = None) -> list[ModelStatus]:
+        """Has a server look at its repository again, and gives every version it knows then.
+
+        Raises:
+            SeqserveError: see `seqserve_client.errors`.
+        """
+        request, deadline = ReloadRepositoryRequest(), self.options.deadline(timeout_s)
+        return statuses(self._call(self._repository.ReloadRepository, request, deadline).models)
+
     def ready(self, model: str | None = None, *, timeout_s: float | None = None) -> bool:
         """Whether the server, or one of its models, answers calls now; asked once, not retried.
 
@@ -259,7 +333,9 @@ class Client:
         first_sequence: int = 0,
     ) -> Response:
         with typed_errors(self.options.address, first_sequence):
-            return method(request, timeout=deadline.remaining_s(), metadata=self.options.metadata)
+            return method(
+                request, timeout=deadline.remaining_s(), metadata=self.options.call_metadata()
+            )
 
     def _ask(self, pieces: Sequence[Piece], deadline: Deadline) -> Answered:
         """The response to each piece; `max_in_flight` are under way at a time."""
@@ -296,7 +372,9 @@ class Client:
         """The response to a piece, whose call is `under_way` meanwhile."""
         with typed_errors(self.options.address, piece.first):
             call = self._classifier.Classify.future(
-                piece.request(), timeout=deadline.remaining_s(), metadata=self.options.metadata
+                piece.request(),
+                timeout=deadline.remaining_s(),
+                metadata=self.options.call_metadata(),
             )
             under_way.add(call)
             try:

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
-from seqserve_client import defaults
+from seqserve_client import defaults, flags
+from seqserve_client.model_commands import models
+from seqserve_client.on_invalid import OnInvalid
 from seqserve_client.output import Output
 from seqserve_client.service_class import ServiceClass
 
-_DATA = "Data"
+__all__ = ["classify", "models"]
 
-Server = Annotated[
-    str,
-    typer.Option(envvar="SEQSERVE_SERVER", help="HOST:PORT, or several with commas between."),
-]
-Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds for each question asked.")]
+_DATA = "Data"
 
 
 def classify(
+    ctx: typer.Context,
     file: Annotated[
         str, typer.Argument(help="What `seqserve train` reads; labels are optional here.")
     ],
     model: Annotated[str, typer.Option(help="The model's name.")],
-    server: Server = defaults.ADDRESS,
+    server: flags.Server = defaults.ADDRESS,
     version: Annotated[
         int, typer.Option(min=0, help="The model's version; 0 for the newest that is served.")
     ] = 0,
@@ -47,7 +44,17 @@ def classify(
     service_class: Annotated[
         ServiceClass, typer.Option(help="Go before other calls, or take what they leave.")
     ] = ServiceClass.BULK,
-    timeout: Timeout = 600.0,
+    on_invalid: Annotated[
+        OnInvalid,
+        typer.Option(help="Refuse the file for a sequence that the model cannot take, or say so."),
+    ] = OnInvalid.REJECT,
+    timeout: flags.Timeout = 600.0,
+    tls: flags.TLS = False,
+    ca_file: flags.CAFile = None,
+    certificate_file: flags.CertificateFile = None,
+    key_file: flags.KeyFile = None,
+    token_file: flags.TokenFile = None,
+    token_in_plaintext: flags.TokenInPlaintext = False,
     id: Annotated[
         str | None, typer.Option(help="Column of the sequence's id.", rich_help_panel=_DATA)
     ] = None,
@@ -69,18 +76,18 @@ def classify(
     """Classify the sequences of a file.
 
     Where the file has labels, the last line is `accuracy: …`. With json and csv the figures go to
-    standard error, and the answers alone to standard output.
+    standard error, and the answers alone to standard output. With --on-invalid answer-rest, json
+    and csv give an `error` in place of an answer; the accuracy is that of the others.
     """
     from seqserve_data import Columns, DataError, read, split_names
 
-    with _errors_in_a_line("classify", DataError):
-        from seqserve_client.client import Client
+    with flags.errors_in_a_line("classify", DataError):
         from seqserve_client.report import report
         from seqserve_client.scoring import score
 
         columns = Columns(id=id, order=order, label=label, features=split_names(features))
         dataset = read(file, columns)
-        with Client(server, timeout_s=timeout, max_request_sequences=batch_size) as client:
+        with flags.client_of(ctx, max_request_sequences=batch_size) as client:
             scored = score(
                 dataset,
                 client,
@@ -88,41 +95,7 @@ def classify(
                 version=version,
                 top_k=top_k,
                 service_class=service_class,
+                on_invalid=on_invalid,
                 reorder=not columns.features,
             )
         report(scored, output, with_confusion=confusion)
-
-
-def models(server: Server = defaults.ADDRESS, timeout: Timeout = defaults.TIMEOUT_S) -> None:
-    """List the models of a server: versions, state, labels, execution provider."""
-    with _errors_in_a_line("models"):
-        from seqserve_client.client import Client
-        from seqserve_client.report import print_models
-
-        with Client(server, timeout_s=timeout) as client:
-            listed = [
-                (status, client.describe(status.name, status.version).manifest.labels)
-                if status.state == "ready"
-                else (status, ())
-                for status in client.models()
-            ]
-        print_models(listed)
-
-
-@contextmanager
-def _errors_in_a_line(command: str, *others: type[Exception]) -> Iterator[None]:
-    """Ends the command with one line on standard error where its user can mend something.
-
-    Args:
-        command: Its name, for the line.
-        others: Kinds of error that count as such, beside those of this package.
-    """
-    from seqserve_client.errors import InvalidOptions, SeqserveError
-
-    try:
-        yield
-    except Exception as error:
-        if not isinstance(error, (SeqserveError, *others)):
-            raise
-        typer.echo(f"seqserve {command}: {error}", err=True)
-        raise typer.Exit(2 if isinstance(error, InvalidOptions) else 1) from error

@@ -3,7 +3,8 @@
 SeqserveError
 ├── InvalidOptions        an option that cannot be, found before anything was sent
 ├── InvalidRequest        what was asked cannot be answered; `violations` says what and where
-│   └── InvalidSequences  sequences that the model cannot take, named by their index
+│   ├── InvalidSequences  sequences that the model cannot take, named by their index
+│   └── CannotLoad        a version that an operator asked for was refused
 ├── ModelNotFound         the server has no such model, or no such version of it
 ├── Unauthenticated       credentials are missing, or not known to the server
 ├── PermissionDenied      the credentials do not allow this
@@ -57,6 +58,10 @@ class InvalidRequest(SeqserveError):
 
 class InvalidSequences(InvalidRequest):
     """Sequences that the model cannot take; none of the call's sequences was answered."""
+
+
+class CannotLoad(InvalidRequest):
+    """A version that an operator asked for was refused: damaged, or not proved there."""
 
 
 class ModelNotFound(SeqserveError):

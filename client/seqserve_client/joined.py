@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seqserve.ragged import WIRE_DTYPE
-from seqserve.v1.classifier_pb2 import ClassifyRequest
+from seqserve.v1.classifier_pb2 import ON_INVALID_ANSWER_REST, ClassifyRequest
 from seqserve.v1.sequences_pb2 import RaggedBatch as RaggedMessage
 from seqserve_client.batching import LENGTH_BYTES, WIRE_CLASS, room
 from seqserve_client.deadline import Deadline
@@ -24,7 +24,7 @@ from seqserve_client.errors import (
 )
 from seqserve_client.gathering import Kind, Limits
 from seqserve_client.options import Options
-from seqserve_client.status import invalid_sequences, renumbered
+from seqserve_client.status import invalid_sequences, of_sequence
 
 CLOSED = "the client was closed"
 
@@ -55,7 +55,7 @@ def limits(options: Options, kind: Kind) -> Limits:
 
 
 def message(kind: Kind, calls: Sequence[Call]) -> ClassifyRequest:
-    """The calls as one request, in their order."""
+    """The calls as one request, in their order; a bad one leaves the others their answers."""
     return ClassifyRequest(
         model_name=kind.model,
         model_version=kind.version,
@@ -65,6 +65,7 @@ def message(kind: Kind, calls: Sequence[Call]) -> ClassifyRequest:
         ),
         top_k=kind.top_k,
         service_class=WIRE_CLASS[kind.service_class],
+        on_invalid=ON_INVALID_ANSWER_REST,
     )
 
 
@@ -83,9 +84,10 @@ class Parting(Generic[Member]):
 def parted(calls: Sequence[Member], error: BaseException, *, again: bool) -> Parting[Member]:
     """Who a failure concerns.
 
-    A sequence that the server names fails its own caller alone. What may be the fault of the
-    company, such as a request over the server's own limits, is nobody's before it is shown for
-    each call alone. All else, such as a full queue, would have met every one of them.
+    A server that knows no ON_INVALID_ANSWER_REST refuses all of them for one bad sequence; the one
+    that it names fails its own caller alone. What may be the fault of the company, such as a
+    request over the server's own limits, is nobody's before it is shown for each call alone. All
+    else, such as a full queue, would have met every one of them.
 
     Args:
         calls: Those that shared the request, in its order.
@@ -117,11 +119,7 @@ def _own(error: InvalidSequences, index: int) -> SeqserveError:
     """The part of the failure that is about one sequence, as told to a caller who has no other."""
     own = invalid_sequences(
         tuple(
-            replace(
-                violation,
-                description=renumbered(violation.description, index, 0),
-                sequence=0,
-            )
+            of_sequence(violation, 0)
             for violation in error.violations
             if violation.sequence == index
         )

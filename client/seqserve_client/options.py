@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 
 from seqserve_client import defaults
+from seqserve_client.connection import Token, stays_here
 from seqserve_client.deadline import Deadline, checked_timeout
 from seqserve_client.errors import InvalidOptions
 
@@ -24,8 +25,12 @@ class Options:
     """`host:port`, several with commas, or a URI in gRPC's naming scheme."""
     credentials: grpc.ChannelCredentials | None = None
     """For TLS; None for plaintext."""
-    metadata: tuple[tuple[str, str | bytes], ...] = ()
-    """Headers sent with every call."""
+    token: Token | None = None
+    """What every call shows to be let in; None for nothing."""
+    token_in_plaintext: bool = False
+    """Whether it may leave this host without TLS."""
+    metadata: tuple[tuple[str, str | bytes], ...] = field(default=(), repr=False)
+    """Headers sent with every call; they may hold secrets."""
     timeout_s: float = defaults.TIMEOUT_S
     """For calls that give none, in seconds; `math.inf` waits for ever."""
     max_message_bytes: int = defaults.MAX_MESSAGE_BYTES
@@ -43,6 +48,17 @@ class Options:
 
     def __post_init__(self) -> None:
         checked_timeout(self.timeout_s)
+        if not (
+            self.token is None
+            or self.credentials is not None
+            or self.token_in_plaintext
+            or stays_here(self.address)
+        ):
+            raise InvalidOptions(
+                f"a token would leave this host in plaintext on its way to {self.address}: ask for "
+                "TLS with tls or ca_file, or for token_in_plaintext where the network is to be "
+                "trusted"
+            )
         for name, value in {
             "max_message_bytes": self.max_message_bytes,
             "max_request_sequences": self.max_request_sequences,
@@ -56,6 +72,10 @@ class Options:
             raise InvalidOptions(
                 f"coalesce_delay_s is {self.coalesce_delay_s}; seconds of at least 0 are needed"
             )
+
+    def call_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """The headers of a call that begins now."""
+        return self.metadata if self.token is None else (*self.metadata, self.token.metadatum())
 
     def deadline(self, timeout_s: float | None) -> Deadline:
         """The deadline of a call that begins now, after the client's timeout by default."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from seqserve_client.catalog import ModelDescription
 from seqserve_client.classification import Classification
 from seqserve_client.client import Client
 from seqserve_client.errors import InvalidRequest, InvalidSequences
+from seqserve_client.on_invalid import OnInvalid
 from seqserve_client.service_class import ServiceClass
 from seqserve_data import Dataset
 
@@ -24,6 +26,17 @@ class Scored:
     answers: Classification
     seconds: float
     """From the first request sent to the last answer read."""
+    on_invalid: OnInvalid
+    """Whether some sequences may have no answer."""
+
+    @cached_property
+    def refused(self) -> dict[int, str]:
+        """The sequences that have none, by their place, and why."""
+        return {
+            violation.sequence: _with_id(violation.description, violation.sequence, self.dataset)
+            for violation in self.answers.invalid
+            if violation.sequence is not None
+        }
 
 
 def score(
@@ -34,6 +47,7 @@ def score(
     version: int,
     top_k: int,
     service_class: ServiceClass,
+    on_invalid: OnInvalid,
     reorder: bool,
 ) -> Scored:
     """Classifies every sequence of a data set.
@@ -45,6 +59,7 @@ def score(
         version: Its version; 0 for the newest that is served.
         top_k: How many classes to name for each sequence; 0 for all.
         service_class: How urgent the answers are.
+        on_invalid: Whether bad sequences fail the whole set.
         reorder: Whether features that have names are brought into the model's order.
 
     Raises:
@@ -61,10 +76,11 @@ def score(
             version=described.status.version,
             top_k=top_k,
             service_class=service_class,
+            on_invalid=on_invalid,
         )
     except InvalidSequences as error:
         raise InvalidSequences(_naming_id(error, dataset), error.violations) from error
-    return Scored(dataset, answers, time.perf_counter() - start)
+    return Scored(dataset, answers, time.perf_counter() - start, on_invalid)
 
 
 def _fitted(dataset: Dataset, described: ModelDescription, *, reorder: bool) -> RaggedBatch:
@@ -96,8 +112,10 @@ def _fitted(dataset: Dataset, described: ModelDescription, *, reorder: bool) -> 
 
 def _naming_id(error: InvalidSequences, dataset: Dataset) -> str:
     """The message with the file and, for the index of a sequence, the id it has there."""
-    text = str(error)
-    index = error.violations[0].sequence
-    if index is not None:
-        text = text.replace(f"sequence {index}", f"sequence {dataset.ids[index]!r}", 1)
-    return f"{dataset.name}: {text}"
+    return f"{dataset.name}: {_with_id(str(error), error.violations[0].sequence, dataset)}"
+
+
+def _with_id(text: str, index: int | None, dataset: Dataset) -> str:
+    if index is None:
+        return text
+    return text.replace(f"sequence {index}", f"sequence {dataset.ids[index]!r}", 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import grpc
@@ -95,6 +95,14 @@ def _violations(failure: Failure) -> Iterator[Violation]:
         yield Violation(text, _INDEX.sub("", found.field, count=1), there)
 
 
+def of_sequence(violation: Violation, index: int) -> Violation:
+    """The same, said of another sequence."""
+    if violation.sequence is None or violation.sequence == index:
+        return violation
+    text = renumbered(violation.description, violation.sequence, index)
+    return replace(violation, description=text, sequence=index)
+
+
 def renumbered(description: str, here: int, there: int) -> str:
     """What was said of sequence `here`, said of sequence `there`."""
     return re.sub(rf"\bsequence {here}\b", f"sequence {there}", description)
@@ -104,6 +112,12 @@ def _invalid(failure: Failure) -> SeqserveError:
     violations = tuple(_violations(failure))
     if all(violation.sequence is None for violation in violations):
         return errors.InvalidRequest(failure.message, violations)
+    first = violations[0]
+    if first.sequence is not None:
+        here = first.sequence - failure.first_sequence
+        text = renumbered(failure.message, here, first.sequence)
+        if text.startswith(first.description):  # and may know of more than it could list
+            return errors.InvalidSequences(text, violations)
     return invalid_sequences(violations)
 
 
@@ -129,6 +143,11 @@ def _exhausted(failure: Failure) -> SeqserveError:
 
 
 def _unavailable(failure: Failure) -> SeqserveError:
+    if failure.message.endswith("backend unhealthy"):  # gRPC's word for what health says
+        return errors.Unavailable(
+            f"{failure.target} has no model ready: it loads, drains, or has refused all that it "
+            "found; `seqserve models` says which"
+        )
     return errors.Unavailable(f"{failure.target} is unavailable: {failure.message}")
 
 
@@ -157,7 +176,7 @@ def _plain(kind: type[SeqserveError]) -> Callable[[Failure], SeqserveError]:
 
 _MAPPING: dict[grpc.StatusCode, Callable[[Failure], SeqserveError]] = {
     Code.INVALID_ARGUMENT: _invalid,
-    Code.FAILED_PRECONDITION: _invalid,
+    Code.FAILED_PRECONDITION: _plain(errors.CannotLoad),
     Code.OUT_OF_RANGE: _invalid,
     Code.NOT_FOUND: _plain(errors.ModelNotFound),
     Code.UNAUTHENTICATED: _plain(errors.Unauthenticated),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from dataclasses import dataclass
 from types import TracebackType
@@ -31,7 +31,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from seqserve.errors import InvalidRagged
 from seqserve.ragged import RaggedBatch, decode, encode, encode_matrix
-from seqserve.v1 import catalog_pb2, catalog_pb2_grpc, classifier_pb2, classifier_pb2_grpc
+from seqserve.v1 import (
+    catalog_pb2,
+    catalog_pb2_grpc,
+    classifier_pb2,
+    classifier_pb2_grpc,
+    repository_pb2,
+    repository_pb2_grpc,
+)
 from seqserve.v1.manifest_pb2 import ModelManifest
 from seqserve.v1.sequences_pb2 import Answers
 from seqserve.v1.sequences_pb2 import RaggedBatch as RaggedMessage
@@ -49,7 +56,7 @@ class Call:
     """A call that reached the server, whether or not it was answered."""
 
     method: str
-    """`Classify`, `Advance`, `ListModels` or `DescribeModel`."""
+    """Its name, as `Classify` or `LoadModel`."""
     request: Any
     """The message of `seqserve.v1`."""
     metadata: dict[str, str | bytes]
@@ -84,6 +91,7 @@ class FakeServer:
         model: The model's name.
         version: Its version; `publish` adds others.
         features: Features a step that the model accepts, or their names; None for any number.
+        max_steps: Steps of the longest sequence that it accepts; None for any number.
 
     Raises:
         ValueError: the answer is none of the labels.
@@ -97,6 +105,7 @@ class FakeServer:
         model: str = "model",
         version: int = 1,
         features: int | Sequence[str] | None = None,
+        max_steps: int | None = None,
     ) -> None:
         self.labels = tuple(labels)
         if isinstance(answer, str):
@@ -104,6 +113,7 @@ class FakeServer:
         self.model = model
         self.feature_names = () if isinstance(features, int | None) else tuple(features)
         self.features = features if isinstance(features, int | None) else len(features)
+        self.max_steps = max_steps
         self.calls: list[Call] = []
         """Every call so far, in the order of arrival; those of grpc.health.v1 apart."""
         self._answer = answer
@@ -141,6 +151,7 @@ class FakeServer:
         )
         classifier_pb2_grpc.add_SequenceClassifierServicer_to_server(_Classifier(self), server)
         catalog_pb2_grpc.add_ModelCatalogServicer_to_server(_Catalog(self), server)
+        repository_pb2_grpc.add_ModelRepositoryServicer_to_server(_Repository(self), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         self._port = server.add_insecure_port(self.address)
         self.set_ready(True)
@@ -204,7 +215,7 @@ class FakeServer:
     def _chosen(self, model: str, version: int, context: grpc.ServicerContext) -> int:
         """The version that answers."""
         known = sorted(self._versions)
-        if model != self.model or version not in (0, *known):
+        if model != self.model or not known or version not in (0, *known):
             asked = f"{model} version {version}" if version else model
             text = f"{asked} is not served; {self.model} is, in versions {known}"
             context.abort(grpc.StatusCode.NOT_FOUND, text)
@@ -213,24 +224,74 @@ class FakeServer:
     def _sequences(
         self, message: RaggedMessage, field: str, context: grpc.ServicerContext
     ) -> RaggedBatch:
-        steps = max(1, sum(message.lengths))
-        try:
-            batch = decode(message, self.features or max(1, len(message.values) // (4 * steps)))
-        except InvalidRagged as error:
-            _refuse(context, f"{field}.{error.field}", str(error), error.sequence)
-        for index, sequence in enumerate(batch):
-            if not np.isfinite(sequence).all():
-                _refuse(context, f"{field}.values", f"sequence {index} has NaN or inf", index)
+        """The sequences of a message, each of which must be good."""
+        batch = self._decoded(message, field, context)
+        for wrong in self._invalid(batch, field):
+            _refuse(context, wrong.field, wrong.description, wrong.index)
         return batch
 
+    def _decoded(
+        self, message: RaggedMessage, field: str, context: grpc.ServicerContext
+    ) -> RaggedBatch:
+        steps = max(1, sum(message.lengths))
+        features = self.features or max(1, len(message.values) // (4 * steps))
+        try:
+            return decode(message, features, admit_empty=True)
+        except InvalidRagged as error:
+            _refuse(context, f"{field}.{error.field}", str(error), error.sequence)
+
+    def _invalid(self, batch: RaggedBatch, field: str) -> list[classifier_pb2.InvalidSequence]:
+        """The sequences that a true server would not take either."""
+        wrong = []
+        for index, sequence in enumerate(batch):
+            steps = len(sequence)
+            if not steps:
+                text = f"sequence {index} has 0 steps; at least 1 is needed"
+                wrong.append((index, f"{field}.lengths", text))
+            elif self.max_steps is not None and steps > self.max_steps:
+                text = f"sequence {index} has {steps} steps; {self.model} accepts {self.max_steps}"
+                wrong.append((index, f"{field}.lengths", text))
+            elif not np.isfinite(sequence).all():
+                wrong.append((index, f"{field}.values", f"sequence {index} has NaN or inf"))
+        return [
+            classifier_pb2.InvalidSequence(index=index, field=where, description=text)
+            for index, where, text in wrong
+        ]
+
+    def _answers_to_rest(
+        self,
+        batch: RaggedBatch,
+        invalid: Sequence[classifier_pb2.InvalidSequence],
+        top_k: int,
+        context: grpc.ServicerContext,
+    ) -> Answers:
+        """Gaps for the invalid ones, answers for the others."""
+        refused = {each.index for each in invalid}
+        rest = [sequence for index, sequence in enumerate(batch) if index not in refused]
+        answers = self._answers(rest, top_k, context)
+        width, columns = max(1, top_k), top_k or len(self.labels)
+        kept = [index for index in range(len(batch)) if index not in refused]
+        labels = np.full((len(batch), width), "", object)
+        labels[kept] = np.reshape(np.array(answers.labels, object), (len(kept), width))
+        answers.labels[:] = labels.ravel().tolist()
+        for field in ("probabilities", "logits"):
+            numbers = np.full((len(batch), columns), np.nan, np.float32)
+            numbers[kept] = np.frombuffer(getattr(answers, field), "<f4").reshape(-1, columns)
+            setattr(answers, field, encode_matrix(numbers))
+        return answers
+
     def _answers(
-        self, sequences: RaggedBatch, top_k: int, context: grpc.ServicerContext
+        self,
+        sequences: Iterable[NDArray[np.float32]],
+        top_k: int,
+        context: grpc.ServicerContext,
     ) -> Answers:
         if top_k > len(self.labels):
             text = f"top_k is {top_k}; {self.model} has {len(self.labels)} classes"
             _refuse(context, "top_k", text, None)
         try:
-            logits = np.array([self._logits(sequence) for sequence in sequences], np.float32)
+            rows = [self._logits(sequence) for sequence in sequences]
+            logits = np.array(rows, np.float32).reshape(-1, len(self.labels))
         except ValueError as error:
             context.abort(grpc.StatusCode.INTERNAL, f"the fake server's rule: {error}")
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -269,14 +330,16 @@ class FakeServer:
         return f"{version:064x}"
 
     def _statuses(self) -> Iterator[catalog_pb2.ModelStatus]:
-        for version in sorted(self._versions):
-            yield catalog_pb2.ModelStatus(
-                name=self.model,
-                version=version,
-                state=catalog_pb2.MODEL_STATE_READY,
-                digest=self._digest(version),
-                execution_provider="FakeExecutionProvider",
-            )
+        return map(self._status, sorted(self._versions))
+
+    def _status(self, version: int) -> catalog_pb2.ModelStatus:
+        return catalog_pb2.ModelStatus(
+            name=self.model,
+            version=version,
+            state=catalog_pb2.MODEL_STATE_READY,
+            digest=self._digest(version),
+            execution_provider="FakeExecutionProvider",
+        )
 
 
 class _Classifier(classifier_pb2_grpc.SequenceClassifierServicer):
@@ -289,12 +352,17 @@ class _Classifier(classifier_pb2_grpc.SequenceClassifierServicer):
         fake = self._fake
         fake._enter("Classify", request, context)
         version = fake._chosen(request.model_name, request.model_version, context)
-        sequences = fake._sequences(request.sequences, "sequences", context)
+        batch = fake._decoded(request.sequences, "sequences", context)
+        invalid = fake._invalid(batch, "sequences")
+        if invalid and request.on_invalid != classifier_pb2.ON_INVALID_ANSWER_REST:
+            first = invalid[0]
+            _refuse(context, first.field, first.description, first.index)
         return classifier_pb2.ClassifyResponse(
             model_name=fake.model,
             model_version=version,
             model_digest=fake._digest(version),
-            answers=fake._answers(sequences, request.top_k, context),
+            answers=fake._answers_to_rest(batch, invalid, request.top_k, context),
+            invalid=invalid,
         )
 
     def Advance(  # noqa: N802
@@ -349,6 +417,45 @@ class _Catalog(catalog_pb2_grpc.ModelCatalogServicer):
         manifest.input.features.names.extend(fake.feature_names)
         status = next(one for one in fake._statuses() if one.version == version)
         return catalog_pb2.DescribeModelResponse(status=status, manifest=manifest)
+
+
+class _Repository(repository_pb2_grpc.ModelRepositoryServicer):
+    """Loads whatever version is asked for."""
+
+    def __init__(self, fake: FakeServer) -> None:
+        self._fake = fake
+
+    def LoadModel(  # noqa: N802
+        self, request: repository_pb2.LoadModelRequest, context: grpc.ServicerContext
+    ) -> repository_pb2.LoadModelResponse:
+        fake = self._fake
+        fake._enter("LoadModel", request, context)
+        wanted = request.model_version
+        if request.model_name == fake.model and wanted and wanted not in fake._versions:
+            fake.publish(wanted)
+        version = fake._chosen(request.model_name, wanted, context)
+        return repository_pb2.LoadModelResponse(status=fake._status(version))
+
+    def UnloadModel(  # noqa: N802
+        self, request: repository_pb2.UnloadModelRequest, context: grpc.ServicerContext
+    ) -> repository_pb2.UnloadModelResponse:
+        fake = self._fake
+        fake._enter("UnloadModel", request, context)
+        version = fake._chosen(request.model_name, request.model_version, context)
+        fake._versions.remove(version)
+        status = catalog_pb2.ModelStatus(
+            name=fake.model,
+            version=version,
+            state=catalog_pb2.MODEL_STATE_UNLOADED,
+            message="was taken out of service",
+        )
+        return repository_pb2.UnloadModelResponse(status=status)
+
+    def ReloadRepository(  # noqa: N802
+        self, request: repository_pb2.ReloadRepositoryRequest, context: grpc.ServicerContext
+    ) -> repository_pb2.ReloadRepositoryResponse:
+        self._fake._enter("ReloadRepository", request, context)
+        return repository_pb2.ReloadRepositoryResponse(models=self._fake._statuses())
 
 
 def _continued(steps: NDArray[np.float32], token: bytes) -> NDArray[np.float32]:

@@ -91,6 +91,31 @@ def test_a_replica_that_is_gone_is_passed_over(connect: Callable[..., Client]) -
         assert len(one.calls) >= 10
 
 
+def test_a_replica_that_does_not_serve_is_passed_over(connect: Callable[..., Client]) -> None:
+    with FakeServer() as one, FakeServer() as two:
+        client = connect(f"{one.address},{two.address}")
+        client.classify([[0.0]], model="model")
+        two.set_ready(False)
+        two.fail(grpc.StatusCode.UNAVAILABLE, "the server is stopping", times=1000)
+        for _ in range(50):
+            client.classify([[0.0]], model="model")
+        # One or two before the client has heard of it, and none after.
+        assert len(two.calls) < 10
+
+
+def test_where_nobody_serves_the_models_can_still_be_asked_for(
+    connect: Callable[..., Client], server: FakeServer
+) -> None:
+    client = connect(server.address)
+    server.set_ready(False)
+    with pytest.raises(Unavailable, match="has no model ready"):
+        client.classify([[0.0]], model="model")
+    assert not client.ready()
+    assert [status.name for status in client.models()] == ["model"]
+    server.set_ready(True)
+    assert client.classify([[0.0]], model="model").labels
+
+
 def test_metadata_goes_with_every_call(connect: Callable[..., Client], server: FakeServer) -> None:
     client = connect(
         server.address,

@@ -229,24 +229,21 @@ def test_a_bad_neighbour_fails_alone(crowd: Crowd, held: Held, bad: int) -> None
             assert answer.result(TIMEOUT_S).logits[0, 1] == 2
     with pytest.raises(InvalidSequences) as caught:
         answers[bad].result(TIMEOUT_S)
-    assert [len(one) for one in held.joined()] == [4, 3]
+    assert [len(one) for one in held.joined()] == [4]
     with Client(held.server.address) as client, pytest.raises(InvalidSequences) as alone:
         client.classify([[0.0, math.nan]], model="model")
     assert str(caught.value) == str(alone.value)
     assert caught.value.violations == alone.value.violations
-    assert isinstance(caught.value.__cause__, grpc.RpcError)
 
 
-def test_many_bad_neighbours_delay_the_others_by_two_requests_at_most(
-    crowd: Crowd, held: Held
-) -> None:
+def test_many_bad_neighbours_do_not_delay_the_others(crowd: Crowd, held: Held) -> None:
     caller = crowd(held.server.address, coalesce_sequences=6, coalesce_delay_s=NEVER_S)
     held.fill(caller)
     bad = [caller([math.nan]) for _ in range(4)]
     good = [caller([float(index)]) for index in range(2)]
     assert [one.result(TIMEOUT_S).logits[0, 0] for one in good] == [0, 1]
     assert all(isinstance(one.exception(TIMEOUT_S), InvalidSequences) for one in bad)
-    assert [len(one) for one in held.joined()] == [6, 5, 1, 1, 1, 1]
+    assert [len(one) for one in held.joined()] == [6]
 
 
 def test_a_neighbour_that_breaks_the_server_breaks_itself_alone(crowd: Crowd) -> None:

@@ -218,6 +218,32 @@ def test_a_refused_sequence_is_named_by_file_and_id(
     assert done.stdout == ""
 
 
+def test_a_bad_sequence_is_said_beside_the_answers_where_that_is_asked_for(
+    run: Run, server: FakeServer, file: str
+) -> None:
+    server.max_steps = 1
+    words = ("classify", file, "--model", "heights", "--on-invalid", "answer-rest")
+    why = "sequence 'a' has 2 steps; heights accepts 1"
+
+    done = run(*words, "--output", "csv")
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert [(row["id"], row["label"], row["error"]) for row in rows] == [
+        ("a", "", why),
+        ("b", "middle", ""),
+        ("c", "high", ""),
+        ("d", "high", ""),
+    ]
+    assert why in done.stderr
+    assert done.stderr.splitlines()[-1] == "accuracy: 0.667"
+
+    document = json.loads(run(*words, "--output", "json").stdout)
+    assert document["answers"][0] == {"id": "a", "error": why}
+    assert document["answers"][1]["label"] == "middle"
+
+    assert run(*words).stdout.splitlines()[1].split() == ["a", "-", "-"]
+    assert run("classify", file, "--model", "heights").exit_code == 1
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

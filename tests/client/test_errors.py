@@ -14,6 +14,7 @@ import seqserve_client
 from seqserve.ragged import RaggedBatch
 from seqserve_client import (
     Cancelled,
+    CannotLoad,
     Client,
     DeadlineExceeded,
     InvalidOptions,
@@ -39,7 +40,7 @@ Code = grpc.StatusCode
     ("code", "kind"),
     [
         (Code.INVALID_ARGUMENT, InvalidRequest),
-        (Code.FAILED_PRECONDITION, InvalidRequest),
+        (Code.FAILED_PRECONDITION, CannotLoad),
         (Code.OUT_OF_RANGE, InvalidRequest),
         (Code.NOT_FOUND, ModelNotFound),
         (Code.UNAUTHENTICATED, Unauthenticated),
