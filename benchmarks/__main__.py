@@ -15,6 +15,7 @@ BENCHMARKS = (
     "bulk",
     "lanes",
     "coalescing",
+    "observation",
 )
 
 for name in (*BENCHMARKS, "table"):

@@ -17,7 +17,7 @@ from seqserve import artifact, ragged
 from seqserve.graph import GraphRunner
 from seqserve.ragged import RaggedBatch
 from seqserve.v1 import classifier_pb2 as pb
-from seqserve_server import sessions
+from seqserve_server.models import sessions
 from seqserve_server.options import ExecutionProvider
 
 CLASSIFY = "/seqserve.v1.SequenceClassifier/Classify"

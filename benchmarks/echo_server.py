@@ -18,12 +18,12 @@ from benchmarks.calls import CLASSIFY
 from seqserve import ragged
 from seqserve.v1 import classifier_pb2 as pb
 from seqserve.v1 import classifier_pb2_grpc, sequences_pb2
-from seqserve_server import transport
-from seqserve_server.native_listener import Method, Tell
-from seqserve_server.options import MAX_MESSAGE_BYTES, Transport
-from seqserve_server.process import log_to_stderr
+from seqserve_server.observability import logs
+from seqserve_server.options import MAX_MESSAGE_BYTES, LogFormat, LogLevel, Transport
 from seqserve_server.scheduling.work import Leave
 from seqserve_server.status import Context
+from seqserve_server.transports import transport
+from seqserve_server.transports.native_listener import Method, Tell
 
 CLASSES = 9
 
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--transport", type=Transport, default=Transport.NATIVE)
     options = parser.parse_args()
-    log_to_stderr("info")
+    logs.to_stderr(LogLevel.INFO, LogFormat.CONSOLE)
     asyncio.run(_serve(options.transport))
 
 

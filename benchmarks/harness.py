@@ -25,7 +25,8 @@ _BEGAN = time.monotonic()
 Measure = Callable[[], float]
 """Takes one measurement and returns its figure."""
 
-RESULTS = Path(__file__).parent / "results"
+_ROOT = Path(__file__).parents[1]
+RESULTS = _ROOT / "benchmarks" / "results"
 DISTRIBUTIONS = (
     "seqserve",
     "torch",
@@ -85,24 +86,31 @@ def ratios(figures: Sequence[float], baseline: Sequence[float]) -> Spread:
     return Spread.of([a / b for a, b in zip(figures, baseline, strict=True)])
 
 
-def write(name: str, figures: object) -> None:
-    """Writes `<name>.json` into the results: the figures, and where and how they were measured."""
+def write(name: str, figures: object, package: str = "benchmarks") -> None:
+    """Writes `<name>.json` into the package's results: the figures, where and how they were taken.
+
+    Args:
+        name: Of the module.
+        figures: As JSON takes them, or `Spread`.
+        package: Of the module.
+    """
     document = {
-        "command": f"python -m benchmarks.{name} {shlex.join(sys.argv[1:])}".strip(),
+        "command": f"python -m {package}.{name} {shlex.join(sys.argv[1:])}".strip(),
         "machine": machine(),
         "others": _others(),
         "versions": {each: version(each) for each in DISTRIBUTIONS},
         "results": figures,
     }
     text = json.dumps(document, indent=2, default=_plain)
-    folder = results()
-    folder.mkdir(exist_ok=True)
+    folder = results(package)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def results() -> Path:
-    """Where they are written: quick ones apart, since the docs do not tell them."""
-    return RESULTS / "quick" if "--quick" in sys.argv else RESULTS
+def results(package: str = "benchmarks") -> Path:
+    """Where a package's are written: quick ones apart, since the docs do not tell them."""
+    folder = _ROOT.joinpath(*package.split("."))
+    return folder / "results" / ("quick" if "--quick" in sys.argv else "")
 
 
 def machine() -> dict[str, Any]:

@@ -12,10 +12,10 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, _HEADERS, RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
-_END_STREAM = _ACK = 0x1
-_END_HEADERS = 0x4
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+END_STREAM = ACK = 0x1
+END_HEADERS = 0x4
 _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE = 3, 4
 _LARGEST_WINDOW = 2**31 - 1
 _DEFAULT_WINDOW = 65_535
@@ -59,6 +59,10 @@ class Connection:
         self._socket.setblocking(False)
         self.max_streams = 0
         """How many calls the server admits at a time."""
+        self.goes_away: str | None = None
+        """Why the server takes no more calls on this connection, once it says so."""
+        self.pongs = 0
+        """Pings of ours that it has answered."""
         self._read = bytearray()
         self._written = bytearray()
         self._window = _DEFAULT_WINDOW
@@ -66,7 +70,7 @@ class Connection:
         self._received = 0
         self._uploads: dict[int, _Upload] = {}
         settings = struct.pack(">HI", _INITIAL_WINDOW_SIZE, _LARGEST_WINDOW)
-        self._written += _PREFACE + _frame(_SETTINGS, 0, 0, settings)
+        self._written += PREFACE + frame(SETTINGS, 0, 0, settings)
         self._grow_window(_LARGEST_WINDOW - _DEFAULT_WINDOW)
         while not self.max_streams:  # until its settings are here
             self.exchange(None)
@@ -74,6 +78,19 @@ class Connection:
     def close(self) -> None:
         """Closes the connection."""
         self._socket.close()
+
+    def write(self, data: bytes) -> None:
+        """Sends frames of the caller's own with the next exchange."""
+        self._written += data
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the server, or the kernel, has not taken yet."""
+        return len(self._written)
+
+    def fileno(self) -> int:
+        """For `select`."""
+        return self._socket.fileno()
 
     def begin(self, stream: int, headers: bytes, body: bytes) -> None:
         """Opens a stream, and sends of its message what flow control admits.
@@ -83,7 +100,7 @@ class Connection:
             headers: As `header_block` makes it.
             body: As `prefixed` makes it.
         """
-        self._written += _frame(_HEADERS, _END_HEADERS, stream, headers)
+        self._written += frame(HEADERS, END_HEADERS, stream, headers)
         upload = _Upload(stream, body, self._stream_window)
         if self._uploads or not self._upload(upload):
             self._uploads[stream] = upload
@@ -97,8 +114,8 @@ class Connection:
         while upload.sent < end:
             piece = upload.body[upload.sent : min(upload.sent + _FRAME_BYTES, end)]
             upload.sent += len(piece)
-            last = _END_STREAM if upload.sent == size else 0
-            self._written += _frame(DATA, last, upload.stream, piece)
+            last = END_STREAM if upload.sent == size else 0
+            self._written += frame(DATA, last, upload.stream, piece)
         return upload.sent == size
 
     def _go_on(self) -> None:
@@ -117,7 +134,7 @@ class Connection:
 
         Raises:
             TimeoutError: the server does not answer at all.
-            ConnectionError: it has closed the connection, or says that it will.
+            ConnectionError: it has closed the connection.
         """
         if self._written:
             self._write()
@@ -156,9 +173,9 @@ class Connection:
                 break
             if kind == DATA:
                 self._received += end - begin
-                events.append((stream, kind, bytes(read[begin:end]), bool(flags & _END_STREAM)))
-            elif kind == _HEADERS:
-                if flags & _END_STREAM:
+                events.append((stream, kind, bytes(read[begin:end]), bool(flags & END_STREAM)))
+            elif kind == HEADERS:
+                if flags & END_STREAM:
                     events.append((stream, kind, b"", True))
             elif kind == RST_STREAM:
                 self._uploads.pop(stream, None)
@@ -173,23 +190,26 @@ class Connection:
         return events
 
     def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if kind == _SETTINGS and not flags & _ACK:
+        if kind == SETTINGS and not flags & ACK:
             settings = dict(struct.iter_unpack(">HI", payload))
             self.max_streams = settings.get(_MAX_CONCURRENT_STREAMS, _LARGEST_WINDOW)
             self._resize_windows(settings.get(_INITIAL_WINDOW_SIZE, self._stream_window))
-            self._written += _frame(_SETTINGS, _ACK, 0, b"")
+            self._written += frame(SETTINGS, ACK, 0, b"")
             self._go_on()
-        elif kind == _PING and not flags & _ACK:
-            self._written += _frame(_PING, _ACK, 0, payload)
-        elif kind == _WINDOW_UPDATE:
+        elif kind == PING:
+            if flags & ACK:
+                self.pongs += 1
+            else:
+                self._written += frame(PING, ACK, 0, payload)
+        elif kind == WINDOW_UPDATE:
             grown = int.from_bytes(payload) & _LARGEST_WINDOW
             if stream == 0:
                 self._window += grown
             elif stream in self._uploads:
                 self._uploads[stream].window += grown
             self._go_on()
-        elif kind == _GOAWAY:
-            raise ConnectionError(f"the server goes away: {payload[8:]!r}")
+        elif kind == GOAWAY:
+            self.goes_away = payload[8:].decode(errors="replace")
 
     def _resize_windows(self, size: int) -> None:
         """Those of the streams under way change as well (RFC 9113, 6.9.2)."""
@@ -198,7 +218,33 @@ class Connection:
         self._stream_window = size
 
     def _grow_window(self, size: int) -> None:
-        self._written += _frame(_WINDOW_UPDATE, 0, 0, size.to_bytes(4))
+        self._written += frame(WINDOW_UPDATE, 0, 0, size.to_bytes(4))
+
+
+def wait(connections: Sequence[Connection], timeout: float | None) -> float:
+    """Waits until there is something to exchange on one of them.
+
+    Args:
+        connections: Several.
+        timeout: In seconds; None for as long as it takes.
+
+    Returns:
+        The timeout for the exchange on each: none is waited for.
+
+    Raises:
+        TimeoutError: the server does not answer at all.
+    """
+    if timeout is not None and timeout < _SPIN_S:
+        return 0.0
+    readable, writable, _ = select.select(
+        connections,
+        [connection for connection in connections if connection.unsent],
+        [],
+        _HANG_S if timeout is None else timeout,
+    )
+    if timeout is None and not readable and not writable:
+        raise TimeoutError(f"the server has answered nothing for {_HANG_S:g} s")
+    return 0.0
 
 
 def prefixed(message: bytes) -> bytes:
@@ -206,7 +252,8 @@ def prefixed(message: bytes) -> bytes:
     return struct.pack(">BI", 0, len(message)) + message
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """One frame."""
     return _HEADER.pack(len(payload) >> 8, len(payload) & 0xFF, kind, flags, stream) + payload
 
 

@@ -20,9 +20,10 @@ from benchmarks.models import SMALL, WIDE, published
 from benchmarks.workloads import LONG_TAILED
 from seqserve import artifact
 from seqserve.ragged import RaggedBatch
-from seqserve_server import loading, serving, sessions
+from seqserve_server import serving
+from seqserve_server.models import loading, sessions
+from seqserve_server.models.runner import Runner
 from seqserve_server.options import ExecutionProvider
-from seqserve_server.runner import Runner
 from seqserve_server.scheduling.work import Outcome, Scheduler, Work
 from seqserve_server.settings import Settings
 

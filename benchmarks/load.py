@@ -14,13 +14,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.http2 import PREFIX_BYTES, RST_STREAM, Connection, Event, header_block, prefixed
+from benchmarks.http2 import PREFIX_BYTES, RST_STREAM, Connection, header_block, prefixed, wait
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Answered:
     server admits no more calls at a time, from when it did."""
     ended_s: NDArray[np.float64]
     """(calls,), when each answer was complete, from the start on; infinite where it failed."""
+    over_s: NDArray[np.float64]
+    """(calls,), from the intended moment to the end, whatever end."""
     seconds: float
     """From the first intended moment to the last answer."""
     busy: float
@@ -62,13 +64,14 @@ class Answered:
 
 
 class Load:
-    """Prepared calls of one method; each schedule of them has one connection of its own.
+    """Prepared calls of one method; each schedule of them has connections of its own.
 
     Args:
         address: HOST:PORT, plaintext.
         method: `/package.Service/Method`.
         messages: Serialised requests.
         metadata: Header fields of every call, names in lower case.
+        connections: Calls take them in turn.
     """
 
     def __init__(
@@ -77,10 +80,15 @@ class Load:
         method: str,
         messages: Sequence[bytes],
         metadata: Sequence[tuple[str, str]] = (),
+        *,
+        connections: int = 1,
     ) -> None:
+        self._connections = connections
         self._address = address
         self._headers = header_block(address, method, metadata)
         self._bodies = [prefixed(message) for message in messages]
+        self.messages = len(messages)
+        """How many there are."""
 
     def open_loop(
         self, times_s: NDArray[np.float64], which: NDArray[np.int64], keep: Sequence[int] = ()
@@ -116,18 +124,24 @@ class Load:
         keep: Sequence[int],
     ) -> Answered:
         # A connection that idles between schedules would be closed: nobody answers its pings.
-        with closing(Connection(self._address)) as connection:
-            return self._run_on(connection, which, times_s, in_flight, keep)
+        with ExitStack() as stack:
+            connections = [
+                stack.enter_context(closing(Connection(self._address)))
+                for _ in range(self._connections)
+            ]
+            return self._run_on(connections, which, times_s, in_flight, keep)
 
     def _run_on(
         self,
-        connection: Connection,
+        connections: Sequence[Connection],
         which: NDArray[np.int64],
         times_s: NDArray[np.float64] | None,
         in_flight: int,
         keep: Sequence[int],
     ) -> Answered:
         calls = _Calls(len(which), keep)
+        several = len(connections)
+        most = min(in_flight, sum(connection.max_streams for connection in connections))
         bodies = [self._bodies[message] for message in which]
         due = [0.0] * len(which) if times_s is None else times_s.tolist()
         begun, late = list(due), [0.0] * len(which)
@@ -137,21 +151,28 @@ class Load:
             now = time.perf_counter() - start
             if following == stop:  # the server has not admitted another call until now
                 admitted = now
-            stop = min(len(which), calls.over + min(in_flight, connection.max_streams))
+            stop = min(len(which), calls.over + most)
             while following < stop and due[following] <= now:
                 if times_s is None:
                     begun[following] = now
-                connection.begin(2 * following + 1, self._headers, bodies[following])
+                stream = 2 * (following // several) + 1
+                connections[following % several].begin(stream, self._headers, bodies[following])
                 late[following] = now - max(due[following], admitted)
                 following += 1
             timeout = max(0.0, due[following] - now) if following < stop else None
-            for event in connection.exchange(timeout):
-                calls.note(event, start)
+            if several > 1:
+                timeout = wait(connections, timeout)
+            for index, connection in enumerate(connections):
+                for stream, kind, data, last in connection.exchange(timeout):
+                    calls.note((stream // 2) * several + index, kind, data, last, start)
+                if connection.goes_away is not None:
+                    raise ConnectionError(f"the server goes away: {connection.goes_away}")
         seconds = time.perf_counter() - start
         return Answered(
             latencies_s=np.array(calls.ended_s) - np.array(begun),
             lateness_s=np.array(late),
             ended_s=np.array(calls.ended_s),
+            over_s=np.array(calls.over_s) - np.array(begun),
             seconds=seconds - due[0],
             busy=(time.thread_time() - cpu) / seconds,
             answers=calls.messages(),
@@ -159,7 +180,7 @@ class Load:
 
 
 class _Calls:
-    """What becomes of each call; call i is stream 2i + 1.
+    """What becomes of each call.
 
     Args:
         count: How many there are.
@@ -169,27 +190,29 @@ class _Calls:
     def __init__(self, count: int, keep: Sequence[int]) -> None:
         self.over = 0
         self.ended_s = [math.inf] * count
+        self.over_s = [math.inf] * count
         self._missing = [-1] * count  # bytes of the message, -1 before its length is known
+        self._filled = bytearray(count)
         self._is_over = bytearray(count)
         self._kept: dict[int, list[bytes]] = {call: [] for call in keep}
 
-    def note(self, event: Event, start: float) -> None:
+    def note(self, call: int, kind: int, data: bytes, last: bool, start: float) -> None:
         """Takes in what happened to one of them."""
-        stream, kind, data, last = event
-        call = stream // 2
         if self._is_over[call]:  # a reset may follow the end
             return
         if data:
             if self._missing[call] < 0:
                 self._missing[call] = PREFIX_BYTES + int.from_bytes(data[1:PREFIX_BYTES])
+                self._filled[call] = self._missing[call] > PREFIX_BYTES
             self._missing[call] -= len(data)
             if call in self._kept:
                 self._kept[call].append(data)
         if last:
             self._is_over[call] = True
             self.over += 1
-            # A unary call that fails ends without a message, or is reset.
-            if kind != RST_STREAM and not self._missing[call]:
+            self.over_s[call] = time.perf_counter() - start
+            # A unary call that fails ends without a message or with an empty one, or is reset.
+            if kind != RST_STREAM and not self._missing[call] and self._filled[call]:
                 self.ended_s[call] = time.perf_counter() - start
 
     def messages(self) -> dict[int, bytes]:

@@ -24,7 +24,7 @@ from benchmarks.server_process import SERVER_CORE
 from seqserve import artifact
 from seqserve.graph import LENGTHS, LOGITS, PROBABILITIES, VALUES
 from seqserve.ragged import RaggedBatch
-from seqserve_server import sessions
+from seqserve_server.models import sessions
 from seqserve_server.options import ExecutionProvider
 
 BATCH_SIZES = (16, 32, 64, 128, 256)

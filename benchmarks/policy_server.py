@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.baselines import LengthBucketed, PaddedFifo
-from seqserve_server.options import Transport
-from seqserve_server.process import log_to_stderr
+from seqserve_server.observability import logs
+from seqserve_server.options import LogFormat, LogLevel, Transport
 from seqserve_server.scheduling.work import Scheduler
 from seqserve_server.serving import Server
 from seqserve_server.settings import Settings
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--transport", type=Transport, default=Transport.NATIVE)
     parser.add_argument("--lanes", type=int, default=1)
     options = parser.parse_args()
-    log_to_stderr("info")
+    logs.to_stderr(LogLevel.INFO, LogFormat.CONSOLE)
     settings = Settings(
         options.repository,
         address=options.address,

@@ -1,4 +1,4 @@
-"""A real server in a process of its own, pinned to a core."""
+"""A real server in a process of its own, pinned to a core where figures are taken."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class ServerProcess:
 
     Args:
         command: Prints what `seqserve serve` prints.
-        core: The processor it may use.
+        core: The processor it may use; None for any.
     """
 
-    def __init__(self, command: Sequence[str], core: int = SERVER_CORE) -> None:
+    def __init__(self, command: Sequence[str], core: int | None = SERVER_CORE) -> None:
         self.printed: list[str] = []
         """The lines that it has printed so far."""
         self._process = subprocess.Popen(
@@ -36,7 +36,8 @@ class ServerProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            errors="replace",  # a transport may log what strangers sent
+            preexec_fn=None if core is None else lambda: os.sched_setaffinity(0, {core}),
         )
         self.address = self._await_address()
         # Read on, or the server would stand still once the pipe is full.
@@ -49,7 +50,9 @@ class ServerProcess:
 
     def __exit__(self, *_: object) -> None:
         """Stops it."""
-        self.stop()
+        if self._process.poll() is None:
+            self.signal(signal.SIGCONT)  # or it could not hear what follows
+            self.stop()
 
     def cpu_seconds(self) -> float:
         """Processor time the server has used so far, user and system."""
@@ -61,11 +64,34 @@ class ServerProcess:
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1024
 
-    def stop(self) -> None:
-        """Ends the server and waits for it."""
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait()
+    def peak_mib(self) -> float:
+        """The most memory it has ever held, in MiB."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
+
+    def descriptors(self) -> int:
+        """File descriptors it has open now."""
+        return len(os.listdir(f"/proc/{self._process.pid}/fd"))
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends it a signal, and does not wait for what comes of it."""
+        self._process.send_signal(number)
+
+    def wait(self) -> int:
+        """Waits for its end; the exit status, negative where it was a signal."""
+        status = self._process.wait()
         self._reader.join()
+        return status
+
+    def stop(self) -> int:
+        """Drains the server and waits for it; the exit status."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """Ends the server as a crash does."""
+        self.signal(signal.SIGKILL)
+        self.wait()
 
     def _await_address(self) -> str:
         assert self._process.stdout
@@ -89,19 +115,26 @@ class Server(ServerProcess):
     Args:
         repository: The model repository.
         transport: `native` or `grpcio`.
-        core: The processor it may use.
+        core: The processor it may use; None for any.
         options: Others of `seqserve serve`.
+        address: HOST:PORT to listen on; port 0 takes a free one.
     """
 
     def __init__(
         self,
         repository: Path,
         transport: str = "native",
-        core: int = SERVER_CORE,
+        core: int | None = SERVER_CORE,
         options: Sequence[str] = (),
+        address: str = "127.0.0.1:0",
     ) -> None:
         seqserve = Path(sys.executable).with_name("seqserve")
-        named = {"--address": "127.0.0.1:0", "--transport": transport, "--lanes": "1"}
+        named = {
+            "--address": address,
+            "--transport": transport,
+            "--lanes": "1",
+            "--metrics-address": "off",
+        }
         command = [str(seqserve), "serve", str(repository), *chain.from_iterable(named.items())]
         super().__init__([*command, *options], core)
 

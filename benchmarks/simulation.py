@@ -21,7 +21,7 @@ from benchmarks.load import Load
 from benchmarks.server_process import SERVER_CORE, ServerProcess
 from benchmarks.workloads import Workload
 from seqserve import artifact
-from seqserve_server import loading, sessions
+from seqserve_server.models import loading, sessions
 from seqserve_server.options import ExecutionProvider
 from seqserve_server.scheduling import simulation
 from seqserve_server.scheduling.cost import Coefficients

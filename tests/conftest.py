@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 import pytest
 from hypothesis import settings
@@ -49,6 +49,12 @@ class ModelOptions(NetworkOptions, total=False):
     longest_steps: int
 
 
+class PublishedOptions(ModelOptions, total=False):
+    """And what its manifest may say."""
+
+    admit_non_finite: bool
+
+
 class RandomModel(Protocol):
     """Makes a model of seeded random weights: `random_model(cell="gru", seed=3)`."""
 
@@ -63,7 +69,7 @@ class ModelRepository(Protocol):
     `repository(speakers={"cell": "gru"}, other={"bidirectional": True})`
     """
 
-    def __call__(self, **models: ModelOptions) -> Path: ...
+    def __call__(self, **models: PublishedOptions) -> Path: ...
 
 
 @pytest.fixture(scope="session")
@@ -73,12 +79,14 @@ def random_model() -> RandomModel:
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> ModelRepository:
-    def publish_all(**models: ModelOptions) -> Path:
+    def publish_all(**models: PublishedOptions) -> Path:
         from seqserve_export.publish import publish
 
         folder = tmp_path_factory.mktemp("models")
         for name, options in models.items():
-            publish(_random_model(**options), folder, name)
+            model: dict[str, Any] = {**options}
+            admit_non_finite = model.pop("admit_non_finite", False)
+            publish(_random_model(**model), folder, name, admit_non_finite=admit_non_finite)
         return folder
 
     return publish_all

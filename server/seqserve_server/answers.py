@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from seqserve.graph import Array
+from seqserve_server.validation import InvalidSequence
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Answers:
     """(n, columns)."""
     logits: Array
     """(n, columns)."""
+    invalid: Sequence[InvalidSequence] = ()
+    """Those of the n sequences that have none: empty labels and NaN stand in their places."""
 
 
 def answer(logits: Array, probabilities: Array, labels: Sequence[str], top_k: int) -> Answers:
@@ -43,3 +46,27 @@ def answer(logits: Array, probabilities: Array, labels: Sequence[str], top_k: in
         probabilities=np.take_along_axis(probabilities, order, axis=1),
         logits=np.take_along_axis(logits, order, axis=1),
     )
+
+
+def with_gaps(
+    answers: Answers, answered: Sequence[int], invalid: Sequence[InvalidSequence]
+) -> Answers:
+    """The answers to some sequences, in their places among those that have none.
+
+    Args:
+        answers: To the sequences answered, in order.
+        answered: Their places.
+        invalid: The others.
+    """
+    count, columns = len(answered) + len(invalid), answers.logits.shape[1]
+    width = 1 if answers.classes else columns
+    labels = [""] * (count * width)
+    for row, place in enumerate(answered):
+        labels[place * width : (place + 1) * width] = answers.labels[
+            row * width : (row + 1) * width
+        ]
+    probabilities = np.full((count, columns), np.nan, np.float32)
+    probabilities[answered] = answers.probabilities
+    logits = np.full((count, columns), np.nan, np.float32)
+    logits[answered] = answers.logits
+    return Answers(labels, answers.classes, probabilities, logits, invalid)

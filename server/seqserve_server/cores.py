@@ -31,6 +31,21 @@ def give_way() -> None:
         os.sched_yield()
 
 
+def last_in_line(*, at_all: bool) -> None:
+    """Lets this thread run behind others, for good.
+
+    Args:
+        at_all: Whether it is to have a small share of a core that is never free. Without, on Linux,
+            it runs as sched(7) has it, SCHED_IDLE: every other thread interrupts it, a patient one
+            among them, which would wait for a merely nice one.
+    """
+    with suppress(AttributeError, OSError):  # elsewhere, or forbidden: a thread like others
+        if at_all:
+            os.setpriority(os.PRIO_PROCESS, 0, 19)
+        else:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
 @contextmanager
 def patient_threads() -> Iterator[None]:
     """Threads begun within interrupt no other when they wake: on Linux, sched(7), SCHED_BATCH.
@@ -57,22 +72,25 @@ def quota(cgroups: Path = CGROUPS, own_cgroup: Path = OWN_CGROUP) -> float:
         cgroups: Where the cgroup file systems are mounted.
         own_cgroup: The file that says which cgroups this process is in, as cgroups(7) has it.
     """
-    try:
-        lines = own_cgroup.read_text().splitlines()
-    except OSError:
-        return float("inf")
     quotas = [float("inf")]
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
+    for controllers, path in own_cgroups(own_cgroup):
         if not controllers:
-            quotas += map(_quota_v2, _with_parents(cgroups, path))
-        elif "cpu" in controllers.split(","):
-            for mount in (cgroups / controllers, cgroups / "cpu"):
-                quotas += map(_quota_v1, _with_parents(mount, path))
+            quotas += map(_quota_v2, with_parents(cgroups, path))
+        elif "cpu" in controllers:
+            for mount in (cgroups / ",".join(controllers), cgroups / "cpu"):
+                quotas += map(_quota_v1, with_parents(mount, path))
     return min(quotas)
 
 
-def _with_parents(mount: Path, path: str) -> Iterator[Path]:
+def own_cgroups(own_cgroup: Path = OWN_CGROUP) -> Iterator[tuple[list[str], str]]:
+    """The cgroups of this process: what each controls, nothing of version 2, and its path."""
+    with suppress(OSError):  # no Linux
+        for line in own_cgroup.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            yield controllers.split(",") if controllers else [], path
+
+
+def with_parents(mount: Path, path: str) -> Iterator[Path]:
     """The folder of a cgroup and those above it: each may have a quota of its own."""
     folder = mount / path.lstrip("/")
     while folder != mount:

@@ -15,8 +15,9 @@ import numpy as np
 from seqserve.graph import Outputs
 from seqserve.ragged import RaggedBatch
 from seqserve_server import validation
-from seqserve_server.answers import Answers, answer
+from seqserve_server.answers import Answers, answer, with_gaps
 from seqserve_server.errors import Draining, InvalidRequest, ModelNotFound
+from seqserve_server.models.served_model import ServedModel
 from seqserve_server.scheduling.work import (
     Leave,
     Outcome,
@@ -25,9 +26,8 @@ from seqserve_server.scheduling.work import (
     Work,
     parts,
 )
-from seqserve_server.served_model import ServedModel
-from seqserve_server.tokens import InvalidToken, Token, TokenSealer
-from seqserve_server.validation import RequestLimits
+from seqserve_server.security.tokens import InvalidToken, Token, TokenSealer
+from seqserve_server.validation import InvalidSequence, RequestLimits
 
 _T = TypeVar("_T")
 
@@ -108,7 +108,9 @@ class Engine:
         """
         newest_or_asked = self.model(name, version)
         validation.check_sequence_count(len(tokens), self.limits, "tokens")
-        opened = [self._open(token, index) for index, token in enumerate(tokens)]
+        opened, invalid = self._opened(tokens)
+        if invalid:
+            raise validation.refusal(invalid)
         given = next((token for token in opened if token), None)
         model = newest_or_asked
         if given and not version:
@@ -120,13 +122,18 @@ class Engine:
                 "advanced in pieces; call Classify",
                 field="model_name",
             )
-        for index, token in enumerate(opened):
-            if token and token.digest != model.digest:
-                raise InvalidRequest(
-                    f"the token of sequence {index} is of another model or version than {model}; "
-                    "begin the sequence again, or name the version it began with",
-                    field=f"tokens[{index}]",
-                )
+        invalid = [
+            InvalidSequence(
+                index,
+                "tokens",
+                f"the token of sequence {index} is of another model or version than {model}; "
+                "begin the sequence again, or name the version it began with",
+            )
+            for index, token in enumerate(opened)
+            if token and token.digest != model.digest
+        ]
+        if invalid:
+            raise validation.refusal(invalid)
         return model, opened
 
     def classify(
@@ -139,6 +146,7 @@ class Engine:
         top_k: int,
         deadline: float,
         service_class: ServiceClass = ServiceClass.INTERACTIVE,
+        answer_rest: bool = False,
     ) -> Leave:
         """An answer for each sequence, in order.
 
@@ -150,11 +158,29 @@ class Engine:
             top_k: How many classes to name; 0 for the whole distribution.
             deadline: When the caller stops waiting, on the monotonic clock.
             service_class: Whether it goes before other calls or behind them.
+            answer_rest: Whether sequences that the model cannot take leave the others their
+                answers; the request is refused otherwise.
 
         Raises:
             InvalidRequest, QueueFull, DeadlineSpent, Draining.
         """
-        self._check(model, sequences, top_k, "sequences")
+        invalid = self._check(model, sequences, top_k, "sequences")
+        if invalid:
+            if not answer_rest:
+                raise validation.refusal(invalid)
+            refused = {each.index for each in invalid}
+            answered = [index for index in range(len(sequences)) if index not in refused]
+            if not answered:
+                none = np.empty((0, len(model.labels)), np.float32)
+                nobody = answer(none, none, model.labels, top_k)
+                tell(make(with_gaps(nobody, answered, invalid)))
+                return _stay
+            sequences = sequences.take(answered)
+            make_whole = make
+
+            def make(answers: Answers) -> _T:
+                return make_whole(with_gaps(answers, answered, invalid))
+
         works = [
             Work(model.runner, part, None, deadline, service_class)
             for part in parts(sequences, model.runner.work_steps)
@@ -193,7 +219,8 @@ class Engine:
                 "empty where the sequence is new, or none at all",
                 field="tokens",
             )
-        self._check(model, steps, top_k, "steps")
+        if invalid := self._check(model, steps, top_k, "steps"):
+            raise validation.refusal(invalid)
         states = iter([token.state if token else None for token in tokens])
         works = [
             Work(
@@ -214,19 +241,29 @@ class Engine:
 
         return self._run(works, finish, tell)
 
-    def _check(self, model: ServedModel, batch: RaggedBatch, top_k: int, field: str) -> None:
-        validation.check_batch(batch, model, self.limits, field)
-        validation.check_top_k(top_k, model)
+    def _check(
+        self, model: ServedModel, batch: RaggedBatch, top_k: int, field: str
+    ) -> Sequence[InvalidSequence]:
+        """The sequences that the model cannot take.
 
-    def _open(self, token: bytes, index: int) -> Token | None:
-        if not token:
-            return None
-        try:
-            return self._sealer.open(token)
-        except InvalidToken as error:
-            raise InvalidRequest(
-                f"the token of sequence {index} {error}", field=f"tokens[{index}]"
-            ) from error
+        Raises:
+            InvalidRequest: something is wrong with the request as a whole.
+        """
+        validation.check_steps(len(batch.values), self.limits, field)
+        validation.check_top_k(top_k, model)
+        return validation.invalid_sequences(batch, model, field)
+
+    def _opened(self, tokens: Sequence[bytes]) -> tuple[list[Token | None], list[InvalidSequence]]:
+        """The tokens, None where the sequence is new, and those that are not good."""
+        opened: list[Token | None] = []
+        invalid: list[InvalidSequence] = []
+        for index, token in enumerate(tokens):
+            try:
+                opened.append(self._sealer.open(token) if token else None)
+            except InvalidToken as error:
+                text = f"the token of sequence {index} {error}"
+                invalid.append(InvalidSequence(index, "tokens", text))
+        return opened, invalid
 
     def _run(
         self,
@@ -244,6 +281,10 @@ class Engine:
         request = _Parts(len(works), finish, tell)
         request.begin(self._scheduler, works)
         return request.leave
+
+
+def _stay() -> None:
+    """Leaves nothing: the call is over."""
 
 
 def _finished(finish: Callable[[list[Outputs]], _T], outputs: list[Outputs]) -> _T | Exception:

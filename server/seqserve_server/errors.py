@@ -7,6 +7,8 @@ ServerError
 ├── Draining              the server is about to stop
 ├── QueueFull             as much work waits as is allowed to
 ├── DeadlineSpent         the caller's time was up before the work was done
+├── Unauthenticated       the call has no token, or none that holds
+├── PermissionDenied      its token is not good for this call
 ├── OperatorCallsRefused  the server was not started to be operated by calls
 ├── CannotLoad            a version that an operator asked for was refused
 └── CannotStart           the server as a whole; the process ends
@@ -20,6 +22,8 @@ ServerError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class ServerError(Exception):
     """Base of every error of this package."""
@@ -31,11 +35,15 @@ class InvalidRequest(ServerError):
     Args:
         message: Which sequence, what was given, what is allowed.
         field: The field of the request, as `sequences.lengths[3]`.
+        violations: Fields and what is wrong with each, where it is several.
     """
 
-    def __init__(self, message: str, *, field: str) -> None:
+    def __init__(
+        self, message: str, *, field: str, violations: Sequence[tuple[str, str]] = ()
+    ) -> None:
         super().__init__(message)
         self.field = field
+        self.violations = tuple(violations) or ((field, message),)
 
 
 class ModelNotFound(ServerError):
@@ -73,13 +81,16 @@ class DeadlineSpent(ServerError):
         super().__init__("the call's deadline passed before its work was done")
 
 
-class OperatorCallsRefused(ServerError):
-    """The server was not started to be operated by calls."""
+class Unauthenticated(ServerError):
+    """The call has no token, or none that holds."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "this server takes no operator calls; start it with --allow-operator-calls"
-        )
+
+class PermissionDenied(ServerError):
+    """The token of the call is not good for it."""
+
+
+class OperatorCallsRefused(ServerError):
+    """The server was not started to be operated by calls; the message says what would be needed."""
 
 
 class CannotLoad(ServerError):

@@ -1,4 +1,4 @@
-"""The server as a process: log lines for people, signals, drain, exit.
+"""The server as a process: signals, drain, exit.
 
 What imports onnxruntime is imported by `run` alone: a process that only starts others has no use
 for it.
@@ -10,7 +10,6 @@ import asyncio
 import gc
 import logging
 import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,20 +35,6 @@ class Offer:
     """The models that answer, as `speakers 3`."""
     refused: int
     """Versions that were not good."""
-
-
-def log_to_stderr(level: str, speaker: str = "") -> None:
-    """Sends the server's log lines to stderr.
-
-    Args:
-        level: The least important that is shown, as `info`.
-        speaker: Whose lines they are, as `process 2: `, where there are several.
-    """
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=level.upper(),
-        format=f"%(asctime)s %(levelname)s {speaker}%(message)s",
-    )
 
 
 async def serve(settings: Settings) -> None:
@@ -164,7 +149,7 @@ def log_draining(reason: str, settings: Settings) -> None:
 
 
 def _offer(server: Server) -> Offer:
-    from seqserve_server.repository import State
+    from seqserve_server.models.repository import State
 
     ready = [entry for entry in server.entries if entry.state is State.READY]
     refused = sum(entry.state is State.FAILED for entry in server.entries)

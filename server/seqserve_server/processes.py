@@ -22,12 +22,13 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from seqserve_server import process, transport, worker
+from seqserve_server import process, worker
 from seqserve_server.errors import CannotStart
 from seqserve_server.process import Offer
+from seqserve_server.security.tokens import random_key
 from seqserve_server.settings import Settings
 from seqserve_server.shared_port import reserved
-from seqserve_server.tokens import random_key
+from seqserve_server.transports import transport
 from seqserve_server.worker import Orders, Report
 
 _log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 30.0
 
 
-async def serve(settings: Settings, log_level: str) -> None:
+async def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT, then lets every process drain; a second ends all at once.
 
     A process that dies is started again; the others go on.
@@ -47,15 +48,15 @@ async def serve(settings: Settings, log_level: str) -> None:
     Args:
         settings: What every process is told, but for the port and the key of the tokens where
             these are to be chosen: they share both.
-        log_level: The least important that they log.
 
     Raises:
         CannotStart: says why; no process is left.
     """
     signalled = process.signalled()
-    settings = replace(settings, transport=transport.resolve(settings.transport))
+    chosen = transport.resolve(settings.transport, grpcio_only=settings.grpcio_only)
+    settings = replace(settings, transport=chosen)
     with reserved(settings.address) as address:
-        await _Processes(replace(settings, address=address), log_level).serve(signalled)
+        await _Processes(replace(settings, address=address)).serve(signalled)
     _log.info("stopped")
 
 
@@ -77,18 +78,27 @@ def common(offers: Sequence[Offer]) -> Offer:
     return Offer(tuple(ready), max(offer.refused for offer in offers))
 
 
+def metrics_address(first: str, number: int) -> str:
+    """Where a process has its metrics: on a port of its own.
+
+    Args:
+        first: HOST:PORT of the first; empty for none. Port 0 takes any.
+        number: Which process it is, from 1.
+    """
+    host, colon, port = first.rpartition(":")
+    return f"{host}{colon}{int(port) + number - 1}" if port.strip("0") else first
+
+
 class _Processes:
     """The processes, by number.
 
     Args:
         settings: What each is told, but for the key of the tokens where there is none.
-        log_level: The least important that it logs.
     """
 
-    def __init__(self, settings: Settings, log_level: str) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._shared = replace(settings, token_key=settings.token_key or random_key())
-        self._log_level = log_level
         self._begin = time.monotonic()
         self._stopping = asyncio.Event()
         self._alive: dict[int, _Child] = {}
@@ -132,7 +142,9 @@ class _Processes:
         Raises:
             CannotStart: it did not get as far as to listen, the first time: nor would it the next.
         """
-        orders = Orders(self._shared, number, self._log_level, listen_at_once=first)
+        address = metrics_address(self._shared.metrics_address, number)
+        settings = replace(self._shared, metrics_address=address)
+        orders = Orders(settings, number, listen_at_once=first)
         try:
             child = _start(orders)
         except OSError as error:
@@ -184,9 +196,10 @@ class _Processes:
             )
         lanes = self._settings.lanes
         _log.info(
-            "listening on %s (%s transport, %d processes of %d %s)",
+            "listening on %s (%s transport%s, %d processes of %d %s)",
             self._settings.address,
             self._settings.transport,
+            self._settings.protection,
             self._settings.processes,
             lanes,
             "lane" if lanes == 1 else "lanes",

@@ -6,11 +6,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from seqserve.golden import Proof
 from seqserve.v1 import (
     catalog_pb2,
     catalog_pb2_grpc,
@@ -19,14 +24,26 @@ from seqserve.v1 import (
     repository_pb2,
     repository_pb2_grpc,
 )
-from seqserve_server import loading, sessions, transport
 from seqserve_server.engine import Engine
 from seqserve_server.errors import RepositoryMissing
 from seqserve_server.health import Health
+from seqserve_server.models import loading, sessions
+from seqserve_server.models.proving import Prover
+from seqserve_server.models.repository import Entry, Repository
+from seqserve_server.models.served_model import ServedModel
+from seqserve_server.models.sessions import OpenSession
+from seqserve_server.models.trust import Trust
+from seqserve_server.models.watchdog import Watchdog
+from seqserve_server.observability import tracing
+from seqserve_server.observability.metrics.calls import Calls
+from seqserve_server.observability.metrics.changes import Changes
 from seqserve_server.options import Transport
-from seqserve_server.repository import Entry, Repository
 from seqserve_server.scheduling.scheduler import LaneScheduler
 from seqserve_server.scheduling.work import Scheduler
+from seqserve_server.security import access, tls
+from seqserve_server.security.guard import Guard
+from seqserve_server.security.tokens import TokenSealer, random_key
+from seqserve_server.security.watched import Watched
 from seqserve_server.servicers.catalog import ModelCatalogServicer
 from seqserve_server.servicers.classifier import (
     Classifier,
@@ -34,11 +51,14 @@ from seqserve_server.servicers.classifier import (
     classifier_methods,
 )
 from seqserve_server.servicers.operations import ModelRepositoryServicer
-from seqserve_server.sessions import OpenSession
 from seqserve_server.settings import Settings
-from seqserve_server.tokens import TokenSealer, random_key
+from seqserve_server.transports import transport
+
+if TYPE_CHECKING:
+    from seqserve_server.observability.metrics.endpoint import Endpoint
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 SERVICES = (
     classifier_pb2.DESCRIPTOR.services_by_name["SequenceClassifier"].full_name,
@@ -51,6 +71,9 @@ SERVICES = (
 LINGER_S = 0.05
 """From the last answer to the closing of connections. pygrpc-native 0.5 closes them at once, with
 answers that it has not written yet; grpcio cancels calls that it has not handed over yet."""
+
+LOOK_INTERVAL_S = 1.0
+"""After so long a change to the access file or the certificates is seen."""
 
 CLOSE_S = 1.0
 """For other calls to end: those of operators, of reflection."""
@@ -80,16 +103,26 @@ class Server:
         self.port = 0
         self._open_session = open_session
         self._health = Health()
+        self._changes = Changes()
+        self._prover = Prover(settings.execution_provider, behind=lambda: self._repository.serves)
+        # Another process opens models in the one way that it knows.
+        attempt = self._prover.attempt if open_session is None else None
         self._repository = Repository(
             settings.repository,
             settings.version_policy,
-            lambda folder: loading.load(folder, self._opener()),
+            self._changes.counting(lambda folder: self._load(folder, attempt)),
             lambda: self._health.publish(self._repository.entries()),
+            on_look=lambda failed: self._changes.looked(failed=failed),
+            load_again=self._load,
+            on_rest=self._prover.rest,
         )
         self._scheduler = (make_scheduler or _scheduler)(settings)
+        self._counts = Calls(self._repository.knows) if settings.metrics_address else None
+        self._metrics = self._endpoint(self._counts) if self._counts else None
+        self._spans = tracing.prepare(settings.otlp_endpoint) if settings.otlp_endpoint else None
         self._engine = Engine(
             self._repository.find,
-            self._scheduler,
+            self._spans.scheduler(self._scheduler) if self._spans else self._scheduler,
             settings.request_limits,
             TokenSealer(settings.token_key or random_key(), settings.token_lifetime_s),
         )
@@ -97,6 +130,8 @@ class Server:
         self._listener: transport.Listener | None = None
         self._loading: asyncio.Task[None] | None = None
         self._reporting: asyncio.Task[None] | None = None
+        self._looking: list[asyncio.Task[None]] = []
+        self._trust: Trust | None = None
 
     @property
     def address(self) -> str:
@@ -108,6 +143,11 @@ class Server:
         """Every version known, by name and then version."""
         return self._repository.entries()
 
+    @property
+    def metrics_address(self) -> str:
+        """HOST:PORT of the metrics, once started; empty where there are none."""
+        return self._metrics.address if self._metrics else ""
+
     async def start(self) -> None:
         """Listens, and begins to load; calls get UNAVAILABLE until their model is ready.
 
@@ -115,8 +155,13 @@ class Server:
             CannotStart: says why.
         """
         self._check()
-        await self.listen()
-        await self.load()
+        self._observe()
+        try:
+            await self.listen()
+            await self.load()
+        except BaseException:
+            await self._observe_no_more()
+            raise
 
     async def load(self) -> None:
         """Begins to load, without listening yet.
@@ -125,9 +170,15 @@ class Server:
             CannotStart: says why.
         """
         self._check()
+        self._observe()
         settings = self.settings
         self._scheduler.start()
         self._loading = asyncio.create_task(self._repository.reload())
+        if isinstance(self._scheduler, LaneScheduler):
+            watchdog = Watchdog(self._scheduler, self._health, self._repository)
+            self._looking.append(asyncio.create_task(watchdog.watch()))
+        if settings.poll_interval_s:
+            self._looking.append(asyncio.create_task(self._poll()))
         if settings.stats_interval_s and isinstance(self._scheduler, LaneScheduler):
             self._reporting = asyncio.create_task(_report(self._scheduler, settings))
 
@@ -138,10 +189,15 @@ class Server:
             CannotStart: says why.
         """
         settings = self.settings
-        chosen = transport.resolve(settings.transport)
+        chosen = transport.resolve(settings.transport, grpcio_only=settings.grpcio_only)
         listener = self._make_listener(chosen)
         await self._health.publish(self._repository.entries())
-        self.port = transport.bind(listener, settings.address, processes=settings.processes)
+        self.port = transport.bind(
+            listener,
+            settings.address,
+            credentials=self._credentials(),
+            processes=settings.processes,
+        )
         await listener.start()
         self._listener = listener
         if settings.token_key is None:
@@ -150,9 +206,10 @@ class Server:
             )
         if settings.processes == 1:  # of several, the one that starts them says it for all
             _log.info(
-                "listening on %s (%s transport, %d %s)",
+                "listening on %s (%s transport%s, %d %s)",
                 self.address,
                 chosen,
+                settings.protection,
                 settings.lanes,
                 "lane" if settings.lanes == 1 else "lanes",
             )
@@ -162,6 +219,20 @@ class Server:
         if not folder.is_dir():
             raise RepositoryMissing(f"{folder}: there is no such folder")
         self._open_session = self._open_session or sessions.opener(self.settings.execution_provider)
+        if self.settings.trusted_keys is not None and self._trust is None:
+            self._trust = Trust(self.settings.trusted_keys)
+
+    def _observe(self) -> None:
+        if self._spans is not None:
+            self._spans.start()
+        if self._metrics is not None:
+            self._metrics.start()
+
+    async def _observe_no_more(self) -> None:
+        if self._spans is not None:
+            await asyncio.to_thread(self._spans.close)
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.stop)
 
     async def ready(self) -> None:
         """Waits until every version that the policy wants is ready or refused.
@@ -188,10 +259,12 @@ class Server:
         if self._listener is not None:
             await asyncio.sleep(LINGER_S)
             await self._listener.stop(CLOSE_S)
-        for task in (self._loading, self._reporting):
+        for task in (self._loading, self._reporting, *self._looking):
             if task is not None:
                 task.cancel()
+        self._prover.close()
         await self._repository.close()
+        await self._observe_no_more()
 
     async def __aenter__(self) -> Server:
         """Starts, and waits until ready."""
@@ -208,18 +281,78 @@ class Server:
         """Drains."""
         await self.stop()
 
+    def _endpoint(self, counts: Calls) -> Endpoint:
+        # Imported here alone: whoever wants no metrics does not wait for prometheus-client.
+        from seqserve_server.observability.metrics.endpoint import Endpoint
+        from seqserve_server.observability.metrics.families import Families, Sources
+
+        settings, lanes = self.settings, self._scheduler
+        sources = Sources(
+            counts,
+            self._changes,
+            self._repository,
+            lanes if isinstance(lanes, LaneScheduler) else None,
+            settings.max_queue_steps,
+        )
+        return Endpoint(Families(sources), settings.metrics_address)
+
+    async def _poll(self) -> None:
+        """From when the first look is over."""
+        with suppress(RepositoryMissing):  # `ready` says it
+            await self.ready()
+        await self._repository.poll(self.settings.poll_interval_s)
+
     def _opener(self) -> OpenSession:
         assert self._open_session is not None, "start() comes first"
         return self._open_session
 
+    def _load(
+        self, folder: Path, try_first: loading.Try | None = None
+    ) -> tuple[ServedModel, Proof]:
+        signed = self._trust.check if self._trust else None
+        return loading.load(folder, self._opener(), try_first, signed=signed)
+
+    def _watch(self, watched: Watched[_T]) -> Watched[_T]:
+        self._looking.append(asyncio.create_task(_look(watched)))
+        return watched
+
+    def _credentials(self) -> grpc.ServerCredentials | None:
+        settings = self.settings
+        if settings.tls_certificate is None or settings.tls_key is None:
+            return None
+        files = tls.watched(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+        return tls.credentials(self._watch(files), mutual=settings.tls_client_ca is not None)
+
     def _make_listener(self, chosen: Transport) -> transport.Listener:
         settings = self.settings
-        server = transport.grpcio(settings.max_message_bytes, processes=settings.processes)
+        limits = settings.connection_limits
+        guard = (
+            Guard(self._watch(access.watched(settings.access_file)), self._counts)
+            if settings.access_file
+            else None
+        )
+        # The span first: refusals have one too.
+        interceptors = [
+            *([self._spans.interceptor()] if self._spans else []),
+            *([guard] if guard else []),
+        ]
+        if chosen is Transport.NATIVE:
+            server = transport.behind_native(settings.max_message_bytes, interceptors, self._counts)
+        else:
+            server = transport.grpcio(
+                settings.max_message_bytes,
+                limits,
+                interceptors=interceptors,
+                counts=self._counts,
+                processes=settings.processes,
+            )
         catalog_pb2_grpc.add_ModelCatalogServicer_to_server(
-            ModelCatalogServicer(self._repository), server
+            ModelCatalogServicer(self._repository, self._counts), server
         )
         repository_pb2_grpc.add_ModelRepositoryServicer_to_server(
-            ModelRepositoryServicer(self._repository, allowed=settings.allow_operator_calls),
+            ModelRepositoryServicer(
+                self._repository, refusal=_operator_refusal(settings), counts=self._counts
+            ),
             server,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -227,10 +360,17 @@ class Server:
         if chosen is Transport.NATIVE:
             methods = classifier_methods(self._classifier)
             return transport.native(
-                methods, server, settings.max_message_bytes, processes=settings.processes
+                methods,
+                server,
+                settings.max_message_bytes,
+                limits,
+                admit=guard.admit_classifying if guard else None,
+                counts=self._counts,
+                spans=self._spans,
+                processes=settings.processes,
             )
         classifier_pb2_grpc.add_SequenceClassifierServicer_to_server(
-            SequenceClassifierServicer(self._classifier), server
+            SequenceClassifierServicer(self._classifier, self._counts), server
         )
         return server
 
@@ -241,6 +381,27 @@ def _scheduler(settings: Settings) -> Scheduler:
         max_queue_steps=settings.max_queue_steps,
         bulk_patience_s=settings.bulk_patience_s,
     )
+
+
+def _operator_refusal(settings: Settings) -> str:
+    if settings.processes > 1:
+        return (
+            f"this server is {settings.processes} processes, and a call would reach one of them "
+            "only: it takes no operator calls; start it again to serve other versions"
+        )
+    if settings.access_file is None:
+        return (
+            "this server takes no operator calls: it was started without --access-file, which "
+            "says whose token is good for them"
+        )
+    return ""
+
+
+async def _look(watched: Watched[Any]) -> None:
+    """Looks for changes, again and again."""
+    while True:
+        await asyncio.sleep(LOOK_INTERVAL_S)
+        await asyncio.to_thread(watched.look)
 
 
 async def _report(scheduler: LaneScheduler, settings: Settings) -> None:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from seqserve_server.transport import check_free, split_address, unavailable
+from seqserve_server.transports.transport import check_free, split_address, unavailable
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,22 @@ import numpy as np
 from seqserve.artifact import is_model_name
 from seqserve.ragged import RaggedBatch
 from seqserve_server.errors import InvalidRequest
-from seqserve_server.served_model import ServedModel
+from seqserve_server.models.served_model import ServedModel
+
+MOST_NAMED = 16
+"""Sequences that one refusal names: it travels as metadata, of which clients take 8 KiB."""
+
+
+@dataclass(frozen=True)
+class InvalidSequence:
+    """A sequence that the model cannot take."""
+
+    index: int
+    """Its place in the request."""
+    field: str
+    """As `sequences.values`."""
+    description: str
+    """What was given, what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -71,33 +87,67 @@ def check_sequence_count(sequences: int, limits: RequestLimits, field: str) -> N
         )
 
 
-def check_batch(batch: RaggedBatch, model: ServedModel, limits: RequestLimits, field: str) -> None:
-    """Refuses sequences that are too long for the model, for a request, or not finite.
+def check_steps(steps: int, limits: RequestLimits, field: str) -> None:
+    """Refuses more steps than a request may hold.
 
     Args:
-        batch: The sequences.
-        model: Who is to answer.
+        steps: Those of all its sequences together.
         limits: What one request may hold.
         field: The name of the sequences in the request.
 
     Raises:
-        InvalidRequest: one of them is.
+        InvalidRequest: there are more.
     """
-    if batch.steps > limits.max_steps:
+    if steps > limits.max_steps:
         raise InvalidRequest(
-            f"{batch.steps} steps in all; at most {limits.max_steps} are accepted in a request "
+            f"{steps} steps in all; at most {limits.max_steps} are accepted in a request "
             "(--max-request-steps)",
             field=f"{field}.lengths",
         )
-    if batch.steps > model.max_steps and batch.lengths.max() > model.max_steps:
-        index = int(np.argmax(batch.lengths > model.max_steps))
-        raise InvalidRequest(
-            f"sequence {index} has {batch.lengths[index]} steps; {model} accepts at most "
-            f"{model.max_steps}",
-            field=f"{field}.lengths[{index}]",
-        )
-    if not np.isfinite(batch.values).all():
-        raise _not_finite(batch, field)
+
+
+def invalid_sequences(
+    batch: RaggedBatch, model: ServedModel, field: str
+) -> Sequence[InvalidSequence]:
+    """The sequences that the model cannot take: of no steps, too long, or not finite.
+
+    Args:
+        batch: The sequences, some of no steps perhaps.
+        model: Who is to answer.
+        field: The name of the sequences in the request.
+
+    Returns:
+        By index, each once; none where all can be answered.
+    """
+    lengths = batch.lengths
+    if (
+        np.count_nonzero(lengths) == len(lengths)
+        and (batch.steps <= model.max_steps or lengths.max() <= model.max_steps)
+        and (model.admits_non_finite or np.isfinite(batch.values).all())
+    ):
+        return ()
+    empty = np.flatnonzero(lengths == 0).tolist()
+    too_long = np.flatnonzero(lengths > model.max_steps).tolist()
+    not_finite = {} if model.admits_non_finite else _first_not_finite(batch)
+    found = [
+        *(_empty(index, field) for index in empty),
+        *(_too_long(index, int(lengths[index]), model, field) for index in too_long),
+        *(
+            _not_finite(batch, index, step, field)
+            for index, step in not_finite.items()
+            if lengths[index] <= model.max_steps
+        ),
+    ]
+    return sorted(found, key=lambda each: each.index)
+
+
+def refusal(invalid: Sequence[InvalidSequence]) -> InvalidRequest:
+    """The error that names sequences, the first of them at least; there must be one."""
+    others = len(invalid) - 1
+    named = [(f"{each.field}[{each.index}]", each.description) for each in invalid[:MOST_NAMED]]
+    field, description = named[0]
+    more = f" (and {others} more {'sequence' if others == 1 else 'sequences'})" if others else ""
+    return InvalidRequest(description + more, field=field, violations=named)
 
 
 def check_top_k(top_k: int, model: ServedModel) -> None:
@@ -112,12 +162,33 @@ def check_top_k(top_k: int, model: ServedModel) -> None:
         )
 
 
-def _not_finite(batch: RaggedBatch, field: str) -> InvalidRequest:
-    place = int(np.argmin(np.isfinite(batch.values)))
-    step, feature = divmod(place, batch.features)
-    index = int(np.searchsorted(batch.offsets, step, side="right")) - 1
-    return InvalidRequest(
+def _first_not_finite(batch: RaggedBatch) -> dict[int, int]:
+    """The sequences with a number that is not finite, and where in `values` the first one is."""
+    steps = np.flatnonzero(~np.isfinite(batch.values).all(axis=1))
+    indices = np.searchsorted(batch.offsets, steps, side="right") - 1
+    sequences, firsts = np.unique(indices, return_index=True)
+    return dict(zip(sequences.tolist(), steps[firsts].tolist(), strict=True))
+
+
+def _empty(index: int, field: str) -> InvalidSequence:
+    return InvalidSequence(
+        index, f"{field}.lengths", f"sequence {index} has 0 steps; at least 1 is needed"
+    )
+
+
+def _too_long(index: int, steps: int, model: ServedModel, field: str) -> InvalidSequence:
+    return InvalidSequence(
+        index,
+        f"{field}.lengths",
+        f"sequence {index} has {steps} steps; {model} accepts at most {model.max_steps}",
+    )
+
+
+def _not_finite(batch: RaggedBatch, index: int, step: int, field: str) -> InvalidSequence:
+    feature = int(np.argmin(np.isfinite(batch.values[step])))
+    return InvalidSequence(
+        index,
+        f"{field}.values",
         f"sequence {index} has {batch.values[step, feature]} at step "
         f"{step - batch.offsets[index]}, feature {feature}; every number must be finite",
-        field=f"{field}.values[{index}]",
     )

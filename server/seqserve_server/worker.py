@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 
 from seqserve_server import process
 from seqserve_server.errors import CannotStart
+from seqserve_server.observability import logs
 from seqserve_server.process import Offer
 from seqserve_server.settings import Settings
 
@@ -24,7 +25,6 @@ class Orders:
     settings: Settings
     number: int
     """Which of the processes it is, from 1; kept when it is started again."""
-    log_level: str
     listen_at_once: bool
     """Else when its models are ready: others serve the port."""
 
@@ -46,7 +46,7 @@ def work(orders: Orders, parent: Connection) -> None:
         orders: What it is told.
         parent: Takes reports, gives the reason to stop, and is closed when the parent is gone.
     """
-    process.log_to_stderr(orders.log_level, f"process {orders.number}: ")
+    logs.to_stderr(orders.settings.log_level, orders.settings.log_format, orders.number)
     try:
         asyncio.run(_serve(orders, parent))
     except CannotStart as error:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Unpack
+from urllib.request import urlopen
 
 import grpc
 import numpy as np
@@ -20,6 +22,7 @@ from google.protobuf import symbol_database
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from numpy.typing import NDArray
+from prometheus_client.parser import text_string_to_metric_families
 
 from seqserve import artifact, ragged
 from seqserve.graph import GraphRunner, Outputs
@@ -32,19 +35,20 @@ from seqserve.v1 import (
 )
 from seqserve.v1.catalog_pb2 import MODEL_STATE_READY, ListModelsRequest, ModelStatus
 from seqserve.v1.classifier_pb2 import AdvanceRequest
+from seqserve_server.models.sessions import OpenSession, Session, opener
+from seqserve_server.models.version_policy import VersionPolicy
 from seqserve_server.options import ExecutionProvider, Transport
+from seqserve_server.security import access
 from seqserve_server.serving import Server
-from seqserve_server.sessions import OpenSession, Session, opener
 from seqserve_server.settings import Settings
-from seqserve_server.version_policy import VersionPolicy
 
 if TYPE_CHECKING:
-    from tests.conftest import ModelOptions, ModelRepository
+    from tests.conftest import ModelRepository, PublishedOptions
 
 TIMEOUT_S = 60.0
 """A test that waits so long has failed; none is meant to come near."""
 
-MODELS: dict[str, ModelOptions] = {
+MODELS: dict[str, PublishedOptions] = {
     "lstm": {"cell": "lstm", "num_layers": 2, "head": "mean", "seed": 1},
     "gru": {"cell": "gru", "seed": 2},
     "rnn": {"cell": "rnn-tanh", "head": "max", "seed": 3},
@@ -139,21 +143,53 @@ class Running:
         response = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT_S)
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
 
+    def scraped(self) -> str:
+        """What Prometheus reads."""
+        url = f"http://{self.server.metrics_address}/metrics"
+        with urlopen(url, timeout=TIMEOUT_S) as response:
+            text: str = response.read().decode()
+        return text
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels, among others perhaps."""
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(self.scraped())
+            for sample in family.samples
+            if sample.name == name and sample.labels.items() >= labels.items()
+        )
+
+    def wait_for_metric(self, name: str, value: float, **labels: str) -> None:
+        """Until a metric is at least so much: the server may learn of it a little later."""
+        end = time.monotonic() + TIMEOUT_S
+        while self.metric(name, **labels) < value:
+            assert time.monotonic() < end, self.scraped()
+
 
 class Options(TypedDict, total=False):
     """Fields of Settings."""
 
     version_policy: VersionPolicy
     lanes: int
+    max_concurrent_streams: int
+    max_metadata_bytes: int
+    keepalive_s: float
+    keepalive_timeout_s: float
+    max_connection_age_s: float
+    max_connection_idle_s: float
     max_message_bytes: int
     max_request_sequences: int
     max_request_steps: int
     max_queue_steps: int
     token_key: bytes
     token_lifetime_s: float
-    allow_operator_calls: bool
+    access_file: Path
+    trusted_keys: Path
+    poll_interval_s: float
     drain_pause_s: float
     drain_grace_s: float
+    metrics_address: str
+    otlp_endpoint: str
 
 
 class RunServer(Protocol):
@@ -165,8 +201,11 @@ class RunServer(Protocol):
         *,
         open_session: OpenSession | None = None,
         wait_until_ready: bool = True,
+        operator: bool = False,
         **settings: Unpack[Options],
-    ) -> AbstractContextManager[Running]: ...
+    ) -> AbstractContextManager[Running]:
+        """Where `operator`, it has an access file, and its channel a token with all rights."""
+        ...
 
 
 class Gate:
@@ -227,25 +266,28 @@ def models(repository: ModelRepository) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run_server(transport: Transport) -> RunServer:
+def run_server(transport: Transport, tmp_path_factory: pytest.TempPathFactory) -> RunServer:
     @contextmanager
     def run(
         repository: Path,
         *,
         open_session: OpenSession | None = None,
         wait_until_ready: bool = True,
+        operator: bool = False,
         **settings: Unpack[Options],
     ) -> Iterator[Running]:
+        token = access.new_token()
+        if operator:
+            settings["access_file"] = tmp_path_factory.mktemp("access") / "access.toml"
+            grant = access.Grant("operator", access.sha256(token), frozenset(access.Right))
+            settings["access_file"].write_text(access.entry(grant))
         one_lane: Options = {"lanes": 1}
         told = Settings(
             repository, address="127.0.0.1:0", transport=transport, **(one_lane | settings)
         )
-        with (
-            _loop_in_a_thread() as loop,
-            _started(loop, told, open_session, wait_until_ready) as server,
-            grpc.insecure_channel(server.address) as channel,
-        ):
-            yield Running(server, channel, loop)
+        with run_told(told, open_session, wait_until_ready=wait_until_ready) as running:
+            channel = with_token(running.channel, token) if operator else running.channel
+            yield replace(running, channel=channel)
 
     return run
 
@@ -307,6 +349,38 @@ def classify_request(
         sequences=ragged.encode(RaggedBatch.from_sequences(sequences)),
         top_k=top_k,
     )
+
+
+@contextmanager
+def run_told(
+    settings: Settings, open_session: OpenSession | None = None, *, wait_until_ready: bool = True
+) -> Iterator[Running]:
+    """Runs a server that is told exactly this; its channel is plaintext."""
+    with (
+        _loop_in_a_thread() as loop,
+        _started(loop, settings, open_session, wait_until_ready) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        yield Running(server, channel, loop)
+
+
+class _Token(grpc.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
+    def __init__(self, token: str) -> None:
+        self._metadatum = ("authorization", f"Bearer {token}")
+
+    def intercept_unary_unary(
+        self,
+        continuation: Callable[..., Any],
+        client_call_details: grpc.ClientCallDetails,
+        request: object,
+    ) -> Any:  # noqa: ANN401
+        metadata = (*(client_call_details.metadata or ()), self._metadatum)
+        return continuation(client_call_details._replace(metadata=metadata), request)  # type: ignore[attr-defined]
+
+
+def with_token(channel: grpc.Channel, token: str) -> grpc.Channel:
+    """A channel whose calls show a token."""
+    return grpc.intercept_channel(channel, _Token(token))
 
 
 @pytest.fixture(scope="session")

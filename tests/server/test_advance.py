@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from seqserve import artifact, ragged
 from seqserve.ragged import RaggedBatch
 from seqserve.v1.classifier_pb2 import AdvanceRequest, AdvanceResponse
-from seqserve_server import loading
-from seqserve_server.tokens import Token, TokenSealer, random_key
-from seqserve_server.version_policy import ALL, VersionPolicy
+from seqserve_server.models import loading
+from seqserve_server.models.version_policy import ALL, VersionPolicy
+from seqserve_server.security.tokens import Token, TokenSealer, random_key
 
 if TYPE_CHECKING:
     from tests.conftest import ModelRepository

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from seqserve import artifact, ragged
 from seqserve.graph import Outputs
-from seqserve_server import loading
+from seqserve_server.models import loading
 
 if TYPE_CHECKING:
     from tests.server.conftest import Running, RunServer

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from seqserve import artifact
 from seqserve.golden import GoldenSet
 from seqserve.v1.catalog_pb2 import ModelState
-from seqserve_server.version_policy import parse
+from seqserve_server.models.version_policy import parse
 
 if TYPE_CHECKING:
     from tests.server.conftest import RunServer

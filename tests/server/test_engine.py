@@ -19,12 +19,12 @@ from seqserve.ragged import RaggedBatch
 from seqserve_server.answers import Answers
 from seqserve_server.engine import Engine
 from seqserve_server.errors import DeadlineSpent, Draining, QueueFull
-from seqserve_server.loading import load
+from seqserve_server.models.loading import load
+from seqserve_server.models.served_model import ServedModel
+from seqserve_server.models.sessions import opener
 from seqserve_server.options import ExecutionProvider
 from seqserve_server.scheduling.work import MAX_ROWS, Leave, Outcome, Work
-from seqserve_server.served_model import ServedModel
-from seqserve_server.sessions import opener
-from seqserve_server.tokens import TokenSealer, random_key
+from seqserve_server.security.tokens import TokenSealer, random_key
 from seqserve_server.validation import RequestLimits
 
 TIMEOUT_S = 60.0

@@ -14,10 +14,10 @@ import grpc
 import pytest
 from google.protobuf import wrappers_pb2
 
-from seqserve_server import transport
 from seqserve_server.errors import AddressUnavailable, DeadlineSpent
-from seqserve_server.native_listener import Method, NativeListener, Tell
 from seqserve_server.scheduling.work import Leave
+from seqserve_server.transports import transport
+from seqserve_server.transports.native_listener import Method, NativeListener, Tell
 
 TIMEOUT_S = 60.0
 PATH = "/test.Service/Method"

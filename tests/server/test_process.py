@@ -27,6 +27,7 @@ MakeRequest = Callable[..., ClassifyRequest]
 
 TIMEOUT_S = 60.0
 SEQSERVE = [str(Path(sys.executable).with_name("seqserve"))]
+NO_METRICS = ("--metrics-address", "off")  # their port is one for all
 WITHOUT_TORCH = """
 import importlib.abc, sys
 
@@ -43,7 +44,7 @@ main()
 GATED = """
 # Runs wait once "shut" was read from stdin, until "open" is.
 import sys, threading
-from seqserve_server import sessions
+from seqserve_server.models import sessions
 
 is_open = threading.Event()
 is_open.set()
@@ -82,7 +83,7 @@ def _serving(
 ) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """A process that has said it is ready, the address it listens on, and what it said."""
     with subprocess.Popen(
-        [*command, "serve", *map(str, arguments), "--address", "127.0.0.1:0"],
+        [*command, "serve", *NO_METRICS, *map(str, arguments), "--address", "127.0.0.1:0"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -105,7 +106,7 @@ def _serving(
 def _refused(*arguments: str | Path, **environment: str) -> tuple[int, str]:
     """Exit code and words of a server that does not start."""
     process = subprocess.run(
-        [*SEQSERVE, "serve", *map(str, arguments)],
+        [*SEQSERVE, "serve", *NO_METRICS, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
@@ -236,7 +237,7 @@ def test_a_repository_that_is_not_there_ends_it(tmp_path: Path) -> None:
 
 def test_a_repository_without_models_is_said_to_be_empty(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [*SEQSERVE, "serve", str(tmp_path), "--address", "127.0.0.1:0"],
+        [*SEQSERVE, "serve", *NO_METRICS, str(tmp_path), "--address", "127.0.0.1:0"],
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
@@ -270,7 +271,7 @@ def test_two_servers_cannot_share_a_port(models: Path, transport: Transport) -> 
     ("arguments", "words"),
     [
         (["--address", "8001"], "--address 8001: HOST:PORT is needed"),
-        (["--version-policy", "newest"], "version policy 'newest' is none of: latest, all, 3"),
+        (["--version-policy", "newest"], "--version-policy newest is none of: latest, all, 3"),
         (["--max-queue-steps", "5"], "--max-queue-steps is 5: the largest request allowed"),
         (["--token-key-file", "/dev/null"], "/dev/null: holds 0 bytes; at least 32 are needed"),
     ],

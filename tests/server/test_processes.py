@@ -25,6 +25,8 @@ from seqserve import ragged
 from seqserve.ragged import RaggedBatch
 from seqserve.v1.classifier_pb2 import AdvanceRequest, ClassifyRequest, ClassifyResponse
 from seqserve.v1.classifier_pb2_grpc import SequenceClassifierStub
+from seqserve.v1.repository_pb2 import ReloadRepositoryRequest
+from seqserve.v1.repository_pb2_grpc import ModelRepositoryStub
 from seqserve_server import cores
 from seqserve_server.options import Transport
 from seqserve_server.process import Offer
@@ -34,6 +36,7 @@ from seqserve_server.processes import (
     common,
     pause_s,
 )
+from seqserve_server.security import access
 
 MakeSequences = Callable[..., list[NDArray[np.float32]]]
 MakeRequest = Callable[..., ClassifyRequest]
@@ -50,7 +53,7 @@ WATCHED = """
 # while it holds `shut` too, the run waits until somebody writes to the named pipe `gate`.
 import os, sys
 from pathlib import Path
-from seqserve_server import sessions
+from seqserve_server.models import sessions
 
 folder = Path(__file__).parent
 
@@ -154,7 +157,7 @@ def _serving(models: Path, folder: Path, *options: str) -> Iterator[Serving]:
     script.write_text(WATCHED)
     command = [sys.executable, str(script), "serve", str(models), "--address", "127.0.0.1:0"]
     with subprocess.Popen(
-        [*command, "--processes", "2", *options],
+        [*command, "--metrics-address", "off", "--processes", "2", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -197,7 +200,7 @@ def shared(
 def _refused(*arguments: str | Path, command: Sequence[str | Path] = SEQSERVE) -> tuple[int, str]:
     """Exit code and words of a server that does not start."""
     process = subprocess.run(
-        [*command, "serve", *arguments],
+        [*command, "serve", "--metrics-address", "off", *arguments],
         stderr=subprocess.PIPE,
         text=True,
         timeout=TIMEOUT_S,
@@ -459,12 +462,25 @@ def test_processes_that_end_before_they_listen_are_not_started_again(
 
 
 @on_linux
-def test_operator_calls_are_refused_for_they_reach_one_process_only(models: Path) -> None:
-    code, words = _refused(models, "--processes", "2", "--allow-operator-calls")
+def test_operator_calls_are_refused_for_they_reach_one_process_only(
+    models: Path, tmp_path: Path
+) -> None:
+    token = access.new_token()
+    grant = access.Grant("operator", access.sha256(token), frozenset(access.Right))
+    (tmp_path / "access.toml").write_text(access.entry(grant))
+    with (
+        _serving(models, tmp_path, "--access-file", str(tmp_path / "access.toml")) as serving,
+        serving.channel() as channel,
+        pytest.raises(grpc.RpcError) as raised,
+    ):
+        ModelRepositoryStub(channel).ReloadRepository(
+            ReloadRepositoryRequest(),
+            metadata=(("authorization", f"Bearer {token}"),),
+            timeout=TIMEOUT_S,
+        )
 
-    assert code == 2
-    assert "--allow-operator-calls with --processes 2: a call reaches one process only" in words
-    assert words.count("\n") == 1
+    assert raised.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert "2 processes, and a call would reach one of them only" in str(raised.value.details())
 
 
 def test_a_process_that_dies_again_and_again_is_started_less_and_less_often() -> None:

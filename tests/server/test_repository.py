@@ -25,9 +25,9 @@ from seqserve.v1.repository_pb2 import (
     ReloadRepositoryRequest,
     UnloadModelRequest,
 )
+from seqserve_server.models.sessions import Session, opener
+from seqserve_server.models.version_policy import parse
 from seqserve_server.options import ExecutionProvider
-from seqserve_server.sessions import Session, opener
-from seqserve_server.version_policy import parse
 
 if TYPE_CHECKING:
     from tests.conftest import ModelRepository
@@ -108,7 +108,7 @@ def test_describe_gives_the_manifest_as_published(run_server: RunServer, version
 def test_a_reload_serves_what_has_come_and_lets_go_of_what_has_gone(
     run_server: RunServer, repository: ModelRepository, publish_as: PublishAs, versions: Path
 ) -> None:
-    with run_server(versions, allow_operator_calls=True) as server:
+    with run_server(versions, operator=True) as server:
         publish_as(repository(gru={"cell": "gru", "seed": 4}) / "gru", versions, 4)
         publish_as(repository(new={"seed": 5}) / "new", versions, 1)
         shutil.rmtree(versions / "lstm")
@@ -127,7 +127,7 @@ def test_a_reload_serves_what_has_come_and_lets_go_of_what_has_gone(
 def test_a_damaged_new_version_leaves_the_old_one_in_service(
     run_server: RunServer, repository: ModelRepository, publish_as: PublishAs, versions: Path
 ) -> None:
-    with run_server(versions, allow_operator_calls=True) as server:
+    with run_server(versions, operator=True) as server:
         publish_as(repository(gru={"cell": "gru", "seed": 4}) / "gru", versions, 4)
         (versions / "gru/4" / artifact.GOLDEN_FILE).write_bytes(b"")
         server.operations.ReloadRepository(ReloadRepositoryRequest())
@@ -150,7 +150,7 @@ def test_the_old_version_answers_until_the_new_one_is_ready(
         assert may_open.wait(TIMEOUT_S)
         return opener(ExecutionProvider.CPU)(model)
 
-    with run_server(versions, allow_operator_calls=True, open_session=open_session) as server:
+    with run_server(versions, operator=True, open_session=open_session) as server:
         publish_as(repository(gru={"cell": "gru", "seed": 4}) / "gru", versions, 4)
         loading.clear()
         may_open.clear()
@@ -175,7 +175,7 @@ def test_work_that_runs_on_a_version_outlives_its_unloading(
     make_request: MakeRequest,
     make_sequences: MakeSequences,
 ) -> None:
-    with run_server(versions, allow_operator_calls=True, open_session=gate.open_session) as server:
+    with run_server(versions, operator=True, open_session=gate.open_session) as server:
         expected = server.classify("gru", make_sequences(5))
         gate.shut()
         running = server.classifier.Classify.future(
@@ -194,7 +194,7 @@ def test_work_that_runs_on_a_version_outlives_its_unloading(
 def test_an_operator_may_load_a_version_that_the_policy_leaves_out(
     run_server: RunServer, versions: Path, make_sequences: MakeSequences
 ) -> None:
-    with run_server(versions, allow_operator_calls=True) as server:
+    with run_server(versions, operator=True) as server:
         loaded = server.operations.LoadModel(LoadModelRequest(model_name="gru", model_version=1))
         old = server.classify("gru", make_sequences(3), version=1)
         newest = server.classify("gru", make_sequences(3))
@@ -227,7 +227,7 @@ def test_a_version_that_cannot_be_loaded_is_refused_with_the_reason(
     request = LoadModelRequest(model_name=name, model_version=version)
 
     with (
-        run_server(versions, allow_operator_calls=True) as server,
+        run_server(versions, operator=True) as server,
         pytest.raises(grpc.RpcError) as raised,
     ):
         server.operations.LoadModel(request)

@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from seqserve_server import sessions
 from seqserve_server.errors import ProviderMissing
+from seqserve_server.models import sessions
+from seqserve_server.models.sessions import CPU, CUDA, choose
 from seqserve_server.options import ExecutionProvider
-from seqserve_server.sessions import CPU, CUDA, choose
 
 AUTO, ONLY_CPU, ONLY_CUDA = ExecutionProvider.AUTO, ExecutionProvider.CPU, ExecutionProvider.CUDA
 
@@ -64,7 +64,9 @@ def test_the_model_that_tries_a_provider_is_an_identity() -> None:
 
 
 def test_onnxruntime_is_imported_with_its_telemetry_off() -> None:
-    script = "import os, seqserve_server.sessions; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    script = (
+        "import os, seqserve_server.models.sessions; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    )
     environment = {name: value for name, value in os.environ.items() if "TELEMETRY" not in name}
 
     told = subprocess.run(

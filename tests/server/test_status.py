@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from seqserve.v1 import catalog_pb2, repository_pb2
 from seqserve.v1.classifier_pb2 import AdvanceRequest, ClassifyRequest
 from seqserve_server import errors, status
+from seqserve_server.models.sessions import Session, opener
 from seqserve_server.options import ExecutionProvider
-from seqserve_server.sessions import Session, opener
 
 if TYPE_CHECKING:
     from tests.server.conftest import Gate, Running, RunServer
@@ -144,7 +144,7 @@ def test_operator_calls_are_denied_unless_allowed(
     error = server.failure(lambda: call(server.operations))
 
     assert error.code is grpc.StatusCode.PERMISSION_DENIED
-    assert "--allow-operator-calls" in error.message
+    assert "without --access-file" in error.message
 
 
 def test_an_unforeseen_error_keeps_its_details_for_the_log(
@@ -167,9 +167,34 @@ def test_an_unforeseen_error_keeps_its_details_for_the_log(
     assert request_id
     assert request_id in error.message
     assert "secret" not in error.message
-    assert request_id in caplog.text
+    assert request_id in [getattr(record, "request_id", "") for record in caplog.records]
     assert "RuntimeError: a secret path" in caplog.text
     assert recovered.answers.labels
+
+
+def test_an_unforeseen_error_is_found_by_its_callers_own_request_id(
+    run_server: RunServer,
+    models: Path,
+    make_request: MakeRequest,
+    make_sequences: MakeSequences,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failing = _Failing()
+    with run_server(models, open_session=failing.open_session) as server:
+        failing.fails = True
+        with caplog.at_level(logging.ERROR):
+            error = server.failure(
+                lambda: server.classifier.Classify(
+                    make_request("gru", make_sequences(3)),
+                    timeout=60,
+                    metadata=(("x-request-id", "order 66"),),
+                )
+            )
+        failing.fails = False
+
+    assert error.detail.request_id == "order 66"
+    assert "order 66" in error.message
+    assert "order 66" in [getattr(record, "request_id", "") for record in caplog.records]
 
 
 def test_every_error_that_a_call_can_meet_has_a_status() -> None:

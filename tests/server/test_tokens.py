@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqserve_server.errors import InvalidSetting
-from seqserve_server.tokens import InvalidToken, Token, TokenSealer, random_key, read_key
+from seqserve_server.security.tokens import InvalidToken, Token, TokenSealer, random_key, read_key
 
 KEY = bytes(range(32))
 TOKENS = st.builds(

@@ -7,13 +7,14 @@ import sys
 
 import pytest
 
-from seqserve_server import cores, transport
+from seqserve_server import cores
 from seqserve_server.errors import InvalidSetting
 from seqserve_server.options import Transport
+from seqserve_server.transports import transport
 
 THREADS_OF_NATIVE = """
 import asyncio, os, sys
-from seqserve_server import transport
+from seqserve_server.transports import transport
 
 async def bind():
     os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))

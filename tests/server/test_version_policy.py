@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from seqserve_server.errors import InvalidSetting
-from seqserve_server.version_policy import ALL, LATEST, Choice, parse
+from seqserve_server.models.version_policy import ALL, LATEST, Choice, parse
 
 
 def test_the_latest_is_served_unless_something_else_is_said() -> None:
@@ -44,7 +44,7 @@ def test_candidates_come_newest_first(
     ids=lambda words: words[0] or "empty",
 )
 def test_a_word_that_is_no_policy_is_refused(words: list[str]) -> None:
-    with pytest.raises(InvalidSetting, match="version policy"):
+    with pytest.raises(InvalidSetting, match="--version-policy"):
         parse(words)
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 from seqserve_server.errors import DeadlineSpent, QueueFull
 from seqserve_server.scheduling.cost import CostModel
+from seqserve_server.scheduling.policy import company
 from seqserve_server.scheduling.ticket import Ticket
 from seqserve_server.scheduling.work import ServiceClass
 
 MIN_RETRY_S = 0.01
 MAX_RETRY_S = 30.0
+
+_CAUTION = 1.25
+"""How much longer than predicted the wait may be: work for an answer that comes late is lost, and
+where refusing takes its share of the cores, every wait is longer than it was."""
 
 
 class Admission:
@@ -56,10 +63,15 @@ class Admission:
             )
         if ticket.deadline <= now:
             raise DeadlineSpent
-        seconds = cost.pace * cost.company_s(len(ticket.lengths), ticket.steps)
+        rows = len(ticket.lengths)
+        together = company(cost, math.ceil(ticket.steps / rows))
+        # Where nothing runs nothing renews the pace either: a moment in which the process stood
+        # still would have everybody refused for ever.
+        pace = cost.pace if self._inside else 1.0
+        seconds = pace * cost.company_s(rows, ticket.steps, together)
         if ticket.deadline < float("inf"):
-            wait_s = self._ahead_s(ticket.service_class)
-            alone_s = cost.pace * cost.alone_s(int(ticket.lengths.max()))
+            wait_s = _CAUTION * self._ahead_s(ticket.service_class)
+            alone_s = pace * cost.alone_s(int(ticket.lengths.max()))
             own_s = max(alone_s, seconds / self._lanes)
             left_s = ticket.deadline - now
             if wait_s + own_s > left_s:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from seqserve.graph import Outputs
-from seqserve_server.runner import Runner
+from seqserve_server.models.runner import Runner
 from seqserve_server.scheduling.cost import Spent
 from seqserve_server.scheduling.pool import Batch, Pool, Turn
 from seqserve_server.scheduling.row_store import Feed, RowStore, Workspace
@@ -45,8 +45,8 @@ class Prepared:
     outputs: list[Outputs] = field(default_factory=list)
     error: Exception | None = None
     """What the batch after the last output failed with."""
-    run_s: float = 0.0
-    """Time in the graph."""
+    run_s: list[float] = field(default_factory=list)
+    """Time in the graph, of each batch that has run."""
 
     @property
     def batches_run(self) -> list[Batch]:
@@ -111,6 +111,7 @@ class Batcher:
 
     def __init__(self, runner: Runner, *, lanes: int = 1, bulk_patience_s: float = 10.0) -> None:
         self._graph = runner.graph
+        self.model = runner.model
         self.cost_clock = runner.cost_clock
         self.turns = 0
         """How many have run."""
@@ -154,20 +155,31 @@ class Batcher:
                 prepared.outputs.append(
                     self._graph(feed.values, feed.lengths, feed.state, keep_state=feed.keep_state)
                 )
-            except Exception as error:  # whatever it is, its callers are told
-                prepared.error = error
+            except BaseException as error:  # whatever it is, its callers are told
+                prepared.error = (
+                    error
+                    if isinstance(error, Exception)
+                    else RuntimeError(f"a run ended: {error!r}")
+                )
                 break
-            prepared.run_s += time.perf_counter() - begin
+            prepared.run_s.append(time.perf_counter() - begin)
 
     def finish(self, prepared: Prepared) -> Settled:
         """Takes in what a turn gave; returns the tickets that are settled by it."""
-        turn, ran = prepared.turn, len(prepared.outputs)
+        turn = prepared.turn
         settled: Settled = []
         self.turns += 1
-        self._store.save(turn, prepared.outputs)
+        tried = len(prepared.outputs) + (prepared.error is not None)
+        try:
+            self._store.save(turn, prepared.outputs)
+        except Exception as error:  # what became of these rows nobody knows; of others nothing
+            prepared.error = error
+            prepared.outputs.clear()
+            prepared.run_s.clear()
+        ran = len(prepared.outputs)
         if prepared.error is not None:
-            failed = turn.batches[ran]
-            for ticket in self.pool.owners(turn.slots[failed.first : failed.stop]):
+            failed = turn.slots[turn.batches[ran].first : turn.batches[tried - 1].stop]
+            for ticket in self.pool.owners(failed):
                 settled.append((ticket, own(prepared.error)))
                 self.pool.drop(ticket)
         complete = self.pool.done(turn, ran)

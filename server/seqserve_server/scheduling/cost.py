@@ -31,8 +31,8 @@ _PULL = 1e-2
 _PACE_S = 0.5
 """How long a lane's pace is remembered, about."""
 _MOST_PACE = 100.0
-_COMPANY_ROWS = 16
-"""Rows that a run is taken to have, where it is not known."""
+COMPANY_ROWS = 16
+"""Rows that a run is taken to have, where it is not known and may have as many."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,11 @@ class CostModel:
         """Seconds of one row that has a lane for itself."""
         return self.now.turn + self.run_s(1, steps)
 
-    def company_s(self, rows: int, steps: int) -> float:
-        """Seconds of a lane for rows with so many steps together, in the company of others."""
+    def company_s(self, rows: int, steps: int, company: int = COMPANY_ROWS) -> float:
+        """Seconds of a lane for rows with so many steps together, of runs of so many rows."""
         now = self.now
-        a_row = now.row + now.run / _COMPANY_ROWS
-        a_step = now.row_step + now.step / _COMPANY_ROWS
+        a_row = now.row + now.run / company
+        a_step = now.row_step + now.step / company
         return a_row * rows + a_step * steps
 
     def calibrate(self, observed: Sequence[Spent]) -> None:

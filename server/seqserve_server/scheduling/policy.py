@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from seqserve_server.scheduling.cost import Coefficients, CostModel
+from seqserve_server.scheduling.cost import COMPANY_ROWS, Coefficients, CostModel
 
 Indices = NDArray[np.int64]
 
@@ -176,6 +176,11 @@ def _neighbours(
         wasted += rows * each
         first -= rows
     return first, stop
+
+
+def company(cost: CostModel, steps: int) -> int:
+    """Rows that a run may be counted on to have, under load, for rows of so many steps."""
+    return min(COMPANY_ROWS, _most_rows(steps, cost.now, COMPANY_ROWS * steps, RUN_LIMIT_S))
 
 
 def _most_rows(steps: int, now: Coefficients, max_row_steps: int, run_limit_s: float) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqserve.graph import Array, Outputs, State, batch_axis
-from seqserve_server.runner import Runner
+from seqserve_server.models.runner import Runner
 from seqserve_server.scheduling.pool import Group, Slots, Turn
 from seqserve_server.scheduling.work import MAX_ROWS
 

@@ -13,15 +13,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from weakref import WeakKeyDictionary
 
 from seqserve_server import cores
 from seqserve_server.errors import DeadlineSpent, Draining
-from seqserve_server.runner import Runner
+from seqserve_server.models.runner import Runner
 from seqserve_server.scheduling.admission import Admission
 from seqserve_server.scheduling.batcher import Batcher, Prepared, Settled, WorkTicket, own
 from seqserve_server.scheduling.row_store import Workspace
@@ -35,6 +37,10 @@ _JOIN_S = 10.0
 _OBSERVED_TURNS = 4
 """The costs are learnt from one in so many."""
 
+FAILURES = 3
+"""Turns of a model that fail, one after the other, before it counts as failing: one may be the
+fault of its rows."""
+
 _Told = Sequence[tuple[Ticket, Outcome]]
 
 
@@ -44,6 +50,13 @@ class _Submission(WorkTicket):
     __slots__ = ("tell",)
 
     tell: Callable[[Outcome], None]
+
+
+class _Lane(threading.Thread):
+    """A thread that runs one turn at a time."""
+
+    reached: float | None = None
+    """When it was last seen at a border; None while it rests."""
 
 
 class LaneScheduler:
@@ -73,13 +86,16 @@ class LaneScheduler:
         self._interactive_waits = False
         self._lock = threading.Lock()  # guards the batchers, the statistics and `_resting`
         self._batchers: WeakKeyDictionary[Runner, Batcher] = WeakKeyDictionary()
-        self._stats = Stats()
+        self._stats = Stats()  # how the lanes spent their time, but for what they ran
+        self._stats_by_model: defaultdict[str, Stats] = defaultdict(Stats)
         self._resting: dict[threading.Thread, float] = {}  # since when
+        self._failures: WeakKeyDictionary[Runner, int] = WeakKeyDictionary()  # since a turn held
+        self._untold: Settled = []
         self._closed = False
-        self._lanes = [
-            threading.Thread(target=self._run_lane, name=f"seqserve-lane-{index}", daemon=True)
-            for index in range(lanes)
-        ]
+        self._timing = False  # whether any work has had a timeline
+        self._lanes = [self._lane(index) for index in range(lanes)]
+        self.lanes_died = 0
+        """Lanes that ended before their time, and were replaced."""
 
     def start(self) -> None:
         """As `Scheduler.start`."""
@@ -91,6 +107,8 @@ class LaneScheduler:
         now = self._clock()
         ticket = _Submission(work, now)
         ticket.tell = tell
+        if work.timeline is not None:
+            self._timing = True
         with self._entrance:
             if self._closed:
                 raise Draining
@@ -103,9 +121,29 @@ class LaneScheduler:
     def stats(self) -> Stats:
         """What the lanes did so far."""
         with self._lock:
-            stats = self._stats.copy()
-            stats.idle_s += sum(self._clock() - since for since in self._resting.values())
-        return stats
+            stats = sum(self._stats_by_model.values(), self._stats)
+            resting_s = sum(self._clock() - since for since in self._resting.values())
+            return replace(stats, idle_s=stats.idle_s + resting_s)
+
+    def stats_by_model(self) -> dict[str, Stats]:
+        """What they did with the rows of each model so far."""
+        with self._lock:
+            return {model: stats.copy() for model, stats in self._stats_by_model.items()}
+
+    @property
+    def queue_steps(self) -> int:
+        """How many steps are under way: those that wait and those in play."""
+        return self._admission.steps
+
+    @property
+    def lanes_alive(self) -> int:
+        """How many lanes there are now."""
+        return sum(lane.is_alive() for lane in self._lanes)
+
+    @property
+    def lanes_busy(self) -> int:
+        """How many of them have something to run."""
+        return sum(lane.is_alive() and lane.reached is not None for lane in self._lanes)
 
     def wait_until_idle(self, timeout_s: float) -> bool:
         """As `Scheduler.wait_until_idle`."""
@@ -132,6 +170,22 @@ class LaneScheduler:
             if lane.is_alive():
                 _log.warning("%s still runs after %g s; it is left behind", lane.name, _JOIN_S)
 
+    def longest_turn_s(self) -> float:
+        """For how long the slowest lane has not been at a border; 0 where all rest."""
+        now = self._clock()
+        reached = [lane.reached for lane in self._lanes]
+        return max((now - each for each in reached if each is not None), default=0.0)
+
+    def failing(self) -> list[Runner]:
+        """The models whose latest turns all failed, FAILURES of them at least."""
+        with self._lock:
+            return [runner for runner, count in self._failures.items() if count >= FAILURES]
+
+    def _lane(self, index: int) -> _Lane:
+        return _Lane(
+            target=self._run_lane, args=(index,), name=f"seqserve-lane-{index}", daemon=True
+        )
+
     def _leave(self, ticket: _Submission) -> None:
         """A caller has gone: its rows are let go at the next border."""
         if self._take_out(ticket):
@@ -149,29 +203,41 @@ class LaneScheduler:
         del ticket.tell  # the two hold one another, and must not wait for the garbage collector
         return tell
 
-    def _run_lane(self) -> None:
+    def _run_lane(self, index: int) -> None:
+        """Runs turns; where even this ends before its time, another lane takes its place."""
+        lane = self._lanes[index]
+        try:
+            self._take_turns(lane)
+        except BaseException as error:
+            _log.critical("%s has ended; another takes its place", lane.name, exc_info=True)
+            with self._lock:
+                self._resting.pop(lane, None)
+                self.lanes_died += 1
+            self._lanes[index] = self._lane(index)
+            self._lanes[index].start()
+            self._give_up(_told(error))
+
+    def _take_turns(self, lane: _Lane) -> None:
         workspace = Workspace()
         prepared: Prepared | None = None
         while True:
             try:
-                prepared = self._border(prepared, workspace)
+                prepared = self._border(prepared, workspace, lane)
                 if prepared is not None:
                     prepared.batcher.run(prepared, self._go_on(prepared))
                 elif self._closed:
                     self._inbox.put(None)  # for the other lanes
                     return
                 else:
-                    self._rest()
+                    self._rest(lane)
             except Exception as error:
-                _log.exception(
-                    "%s failed; what was under way is given up", threading.current_thread().name
-                )
+                _log.exception("%s failed; what was under way is given up", lane.name)
                 prepared = None
                 self._give_up(error)
 
-    def _border(self, ran: Prepared | None, workspace: Workspace) -> Prepared | None:
+    def _border(self, ran: Prepared | None, workspace: Workspace, lane: _Lane) -> Prepared | None:
         """Between two turns: what ran is settled, what came is taken in, what runs next chosen."""
-        reached = self._clock()
+        reached = lane.reached = self._clock()
         with self._lock:
             settled = [] if ran is None else self._finish(ran)
             more = not all(batcher.pool.idle for batcher in self._batchers.values())
@@ -188,9 +254,9 @@ class LaneScheduler:
                 self._learn(ran, now)
             self._take_in()
             busy = [batcher for batcher in self._batchers.values() if not batcher.pool.idle]
-            prepared, expired = _prepare(busy, now, workspace)
+            prepared, told_now = self._prepare(busy, now, workspace)
             if prepared is None:
-                self._resting[threading.current_thread()] = self._clock()
+                self._resting[lane] = self._clock()
             elif self._resting and any(batcher.pool.has_ready for batcher in busy):
                 self._inbox.put(None)  # wakes a lane that rests
             self._interactive_waits = False
@@ -199,18 +265,58 @@ class LaneScheduler:
                 self._interactive_waits = True
             self._stats.given_way_s += given_way_s
             self._stats.around_s += self._clock() - reached - given_way_s
-        if expired:
-            self._tell([(ticket, DeadlineSpent()) for ticket in expired])
+        if told_now:
+            self._tell(told_now)
         return prepared
+
+    def _prepare(
+        self, busy: list[Batcher], now: float, workspace: Workspace
+    ) -> tuple[Prepared | None, Settled]:
+        """The next turn of the model whose row is due first, and who is to be told of no turn."""
+        told, self._untold = self._untold, []
+        for batcher in tuple(busy):
+            try:
+                if expired := batcher.admit(now):
+                    told += [(ticket, DeadlineSpent()) for ticket in expired]
+            except Exception as error:
+                told += self._lose(batcher, error)
+                busy.remove(batcher)
+        if len(busy) > 1:
+            busy.sort(key=lambda batcher: batcher.pool.urgency(now))
+        for batcher in busy:
+            try:
+                if prepared := batcher.prepare(now, workspace):
+                    return prepared, told
+            except Exception as error:
+                told += self._lose(batcher, error)
+        return None, told
 
     def _finish(self, ran: Prepared) -> Settled:
         """Takes in what a turn gave."""
-        settled = ran.batcher.finish(ran)
-        self._stats.answered([len(ticket.lengths) for ticket, _ in settled])
-        self._stats.ran(ran.batches_run, ran.useful_steps, ran.run_s)
+        if self._timing:
+            self._note_times(ran)
+        try:
+            settled = ran.batcher.finish(ran)
+        except Exception as error:
+            return self._lose(ran.batcher, error)
+        if ran.error is not None or self._failures:
+            self._count(ran)
+        stats = self._stats_by_model[ran.batcher.model]
+        stats.answered([len(ticket.lengths) for ticket, _ in settled])
+        stats.ran(ran.batches_run, ran.useful_steps, ran.run_s)
         fresh = ~ran.turn.begun[: ran.rows]
-        self._stats.waited(ran.turn.waited_s[: ran.rows][fresh])
+        stats.waited(ran.turn.waited_s[: ran.rows][fresh])
         return settled
+
+    def _note_times(self, ran: Prepared) -> None:
+        """For those who want to know when their rows ran."""
+        now = self._clock()
+        tried = len(ran.outputs) + (ran.error is not None)
+        rows = ran.turn.batches[tried - 1].stop if tried else 0
+        for ticket in set(ran.turn.tickets[:rows]):
+            assert isinstance(ticket, WorkTicket)
+            if ticket.work.timeline is not None:
+                ticket.work.timeline.note(ran.began_s, now)
 
     def _learn(self, ran: Prepared, now: float) -> None:
         """What a turn cost, its callers' answers included."""
@@ -231,11 +337,13 @@ class LaneScheduler:
         cores.give_way()  # or nobody could come, where this core is all there is
         return not self._interactive_waits
 
-    def _rest(self) -> None:
+    def _rest(self, lane: _Lane) -> None:
         """Waits until something comes."""
+        lane.reached = None
         ticket = self._inbox.get()
+        lane.reached = now = self._clock()
         with self._lock:
-            self._stats.idle_s += self._clock() - self._resting.pop(threading.current_thread())
+            self._stats.idle_s += now - self._resting.pop(lane)
             if ticket is not None:
                 self._take(ticket)
 
@@ -254,7 +362,14 @@ class LaneScheduler:
                 batcher.pool.drop(ticket)
             return
         if batcher is None:
-            batcher = Batcher(runner, lanes=len(self._lanes), bulk_patience_s=self._bulk_patience_s)
+            lanes = len(self._lanes)
+            try:
+                batcher = Batcher(runner, lanes=lanes, bulk_patience_s=self._bulk_patience_s)
+            except Exception as error:  # most of its room is taken here
+                _log.exception("there is no room for rows of a model")
+                ticket.gone = True
+                self._untold.append((ticket, error))
+                return
             self._batchers[runner] = batcher
         batcher.pool.add(ticket)
 
@@ -266,7 +381,39 @@ class LaneScheduler:
         for ticket, outcome in told:
             assert isinstance(ticket, _Submission)
             if tell := self._take_out(ticket):
-                tell(outcome)
+                try:
+                    tell(outcome)
+                except Exception:  # it must not, and others are to be told
+                    _log.exception("a caller could not be told")
+
+    def _count(self, ran: Prepared) -> None:
+        """How many turns of a model have failed since one held."""
+        for runner, batcher in self._batchers.items():
+            if batcher is not ran.batcher:
+                continue
+            if ran.error is None or ran.outputs:
+                self._failures.pop(runner, None)
+            if ran.error is not None:
+                self._failures[runner] = self._failures.get(runner, 0) + 1
+
+    def _lose(self, batcher: Batcher, error: Exception) -> Settled:
+        """Its own books cannot be trusted any more: its rows are lost, those of others are not."""
+        _log.error("a model's rows are given up, for its lane failed", exc_info=error)
+        lost = [runner for runner, each in self._batchers.items() if each is batcher]
+        if not lost:  # another lane has been here
+            return []
+        [runner] = lost
+        del self._batchers[runner]
+        self._failures[runner] = self._failures.get(runner, 0) + 1
+        with self._entrance:  # nobody comes in meanwhile
+            tickets = [
+                ticket
+                for ticket in self._admission.tickets
+                if isinstance(ticket, _Submission) and ticket.work.runner is runner
+            ]
+            for ticket in tickets:  # those in the inbox will be dropped when they are taken
+                ticket.gone = True
+        return [(ticket, own(error)) for ticket in tickets]
 
     def _give_up(self, error: Exception) -> None:
         """Tells everybody who waits: a lane failed where it should not, and the pools are lost."""
@@ -278,17 +425,9 @@ class LaneScheduler:
         self._tell([(ticket, own(error)) for ticket in tickets])
 
 
-def _prepare(
-    busy: list[Batcher], now: float, workspace: Workspace
-) -> tuple[Prepared | None, list[Ticket]]:
-    """The next turn of the model whose row is due first, and the tickets that expired."""
-    expired = [ticket for batcher in busy for ticket in batcher.admit(now)]
-    if len(busy) > 1:
-        busy.sort(key=lambda batcher: batcher.pool.urgency(now))
-    for batcher in busy:
-        if prepared := batcher.prepare(now, workspace):
-            return prepared, expired
-    return None, expired
+def _told(error: BaseException) -> Exception:
+    """What callers can be told of it."""
+    return error if isinstance(error, Exception) else RuntimeError(f"a lane ended: {error!r}")
 
 
 def _urges(busy: list[Batcher]) -> bool:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from seqserve_server.observability.histogram import POWERS_OF_TWO, Histogram
 from seqserve_server.scheduling.pool import Batch
 
-_WAIT_BOUNDS_S = np.geomspace(1e-5, 100.0, 141)
-"""Upper bounds of the histogram's bins: 20 a decade."""
+_powers_of_two = partial(Histogram, POWERS_OF_TWO)
 
 
 @dataclass
 class Stats:
-    """Sums over all lanes and models."""
+    """Sums over all lanes, of one model or of all."""
 
     requests: int = 0
     """Tickets answered."""
@@ -27,35 +28,29 @@ class Stats:
     computed_steps: int = 0
     """Rows × steps computed, padding included."""
     turns: int = 0
-    runs: int = 0
-    run_rows: int = 0
-    """Rows, summed over runs."""
-    run_steps: int = 0
-    """Steps, summed over runs."""
-    run_s: float = 0.0
-    """In the graph."""
     around_s: float = 0.0
     """Between runs, with something to run: choosing, gathering, settling, telling."""
     given_way_s: float = 0.0
     """At borders, while other threads of this process had the core or the interpreter."""
     idle_s: float = 0.0
     """With nothing to run."""
-    waits: NDArray[np.int64] = field(
-        default_factory=lambda: np.zeros(len(_WAIT_BOUNDS_S) + 1, np.int64)
-    )
-    """Histogram of the time from a row's arrival to its first turn."""
+    waits: Histogram = field(default_factory=Histogram)
+    """Seconds from a row's arrival to its first turn."""
+    run_times: Histogram = field(default_factory=Histogram)
+    """Seconds of a run."""
+    rows_a_run: Histogram = field(default_factory=_powers_of_two)
+    steps_a_run: Histogram = field(default_factory=_powers_of_two)
 
-    def ran(self, batches: Sequence[Batch], useful_steps: int, run_s: float) -> None:
-        """Notes a turn: its batches that were run, the steps asked for, the time in the graph."""
+    def ran(self, batches: Sequence[Batch], useful_steps: int, run_s: Sequence[float]) -> None:
+        """Notes a turn: its batches that were run, the steps asked for, each one's seconds."""
         self.turns += 1
-        self.runs += len(batches)
         self.steps += useful_steps
-        self.run_s += run_s
-        for batch in batches:
+        for batch, seconds in zip(batches, run_s, strict=True):
             rows = batch.stop - batch.first
-            self.run_rows += rows
-            self.run_steps += batch.steps
             self.computed_steps += rows * batch.steps
+            self.run_times.observe(seconds)
+            self.rows_a_run.observe(rows)
+            self.steps_a_run.observe(batch.steps)
 
     def answered(self, sequences: list[int]) -> None:
         """Notes the rows of tickets that were answered."""
@@ -64,22 +59,39 @@ class Stats:
 
     def waited(self, seconds: NDArray[np.float64]) -> None:
         """Notes how long rows waited for their first run."""
-        self.waits += np.bincount(
-            _WAIT_BOUNDS_S.searchsorted(seconds), minlength=len(_WAIT_BOUNDS_S) + 1
-        )
+        self.waits.observe_all(seconds)
 
     def copy(self) -> Stats:
         """As they are now."""
-        return replace(self, waits=self.waits.copy())
+        return self + Stats()
+
+    def __add__(self, other: Stats) -> Stats:
+        """Both together."""
+        return Stats(*(getattr(self, each.name) + getattr(other, each.name) for each in _FIELDS))
 
     def since(self, before: Stats) -> Stats:
         """What was added after `before`."""
-        return Stats(
-            **{
-                each.name: getattr(self, each.name) - getattr(before, each.name)
-                for each in fields(self)
-            }
-        )
+        return Stats(*(getattr(self, each.name) - getattr(before, each.name) for each in _FIELDS))
+
+    @property
+    def runs(self) -> int:
+        """How many there were."""
+        return self.run_times.count
+
+    @property
+    def run_rows(self) -> int:
+        """Rows, summed over runs."""
+        return int(self.rows_a_run.total)
+
+    @property
+    def run_steps(self) -> int:
+        """Steps, summed over runs."""
+        return int(self.steps_a_run.total)
+
+    @property
+    def run_s(self) -> float:
+        """Seconds in the graph."""
+        return self.run_times.total
 
     @property
     def useful_fraction(self) -> float:
@@ -88,11 +100,7 @@ class Stats:
 
     def wait_s(self, quantile: float) -> float:
         """A quantile of the queue wait, to about 6 %; 0 where nobody waited."""
-        total = int(self.waits.sum())
-        if not total:
-            return 0.0
-        place = int(np.searchsorted(np.cumsum(self.waits), quantile * total))
-        return float(_WAIT_BOUNDS_S[min(place, len(_WAIT_BOUNDS_S) - 1)])
+        return self.waits.quantile(quantile)
 
     def line(self, seconds: float) -> str:
         """For a log: `stats: seconds=10.0 requests=…`.
@@ -120,3 +128,6 @@ class Stats:
             "idle_s": f"{self.idle_s:.3f}",
         }
         return "stats: " + " ".join(f"{name}={number}" for name, number in numbers.items())
+
+
+_FIELDS = fields(Stats)

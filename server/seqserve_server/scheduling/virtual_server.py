@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqserve_server.errors import QueueFull
-from seqserve_server.runner import PLAY_STEPS
+from seqserve_server.models.runner import PLAY_STEPS
 from seqserve_server.scheduling.admission import Admission
 from seqserve_server.scheduling.cost import DEFAULT, Coefficients, CostModel
 from seqserve_server.scheduling.pool import Batch, Group, Pool, Turn
@@ -471,7 +471,8 @@ class VirtualServer:
         else:
             yield sum(map(self._run_s, batches))
             ran.batches = len(batches)
-        self.stats.ran(batches[: ran.batches], ran.useful_steps, self._clock.now - began)
+        each_s = (self._clock.now - began) / max(ran.batches, 1)
+        self.stats.ran(batches[: ran.batches], ran.useful_steps, [each_s] * ran.batches)
 
     def _take_in(self) -> None:
         self._interactive_waits = False

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from seqserve.ragged import RaggedBatch
-from seqserve_server.runner import Runner
+from seqserve_server.models.runner import Runner
 from seqserve_server.scheduling.batcher import Batcher, WorkTicket
 from seqserve_server.scheduling.cost import Spent
 from seqserve_server.scheduling.row_store import Workspace
@@ -38,8 +38,8 @@ _SHAPES: tuple[tuple[int, ...], ...] = (
 )
 
 
-def warm_up(runner: Runner) -> None:
-    """Runs rows of zeros in many shapes, and fits `runner.cost` to what they took."""
+def warm_up(runner: Runner) -> list[Spent]:
+    """Runs rows of zeros in many shapes, and fits `runner.cost` to what they took, the result."""
     workspace = Workspace()
     begin = runner.cost_clock()
     observed: list[Spent] = []
@@ -49,6 +49,7 @@ def warm_up(runner: Runner) -> None:
                 break
             observed += _turns(runner, shape, with_state, workspace)
     runner.cost.calibrate(observed)
+    return observed
 
 
 def _turns(

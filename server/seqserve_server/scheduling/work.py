@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -11,7 +12,7 @@ import numpy as np
 
 from seqserve.graph import Outputs, State
 from seqserve.ragged import RaggedBatch
-from seqserve_server.runner import Runner
+from seqserve_server.models.runner import Runner
 
 MAX_ROWS = 256
 """Rows that work may have: a scheduler has room for as many of every model."""
@@ -24,6 +25,26 @@ class ServiceClass(IntEnum):
     """Somebody waits."""
     BULK = 1
     """Takes only what interactive work leaves."""
+
+
+@dataclass
+class Timeline:
+    """When rows ran, by the lanes' clock: noted for whoever wants to know."""
+
+    began_s: float = math.inf
+    """When the first turn of any was prepared."""
+    ended_s: float = -math.inf
+    """When the last turn of any was over."""
+
+    @property
+    def ran(self) -> bool:
+        """Whether any did."""
+        return self.began_s < math.inf
+
+    def note(self, began_s: float, ended_s: float) -> None:
+        """Takes note of a turn."""
+        self.began_s = min(self.began_s, began_s)
+        self.ended_s = max(self.ended_s, ended_s)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +61,8 @@ class Work:
     """When nobody waits for it any more, on the monotonic clock; infinite without one."""
     service_class: ServiceClass = ServiceClass.INTERACTIVE
     """Whether it goes before other work or behind it."""
+    timeline: Timeline | None = None
+    """Told when its rows run, where somebody wants to know."""
 
 
 Outcome = Outputs | Exception

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from seqserve.v1 import catalog_pb2, catalog_pb2_grpc
 from seqserve.v1.catalog_pb2 import ModelState, ModelStatus
-from seqserve_server.repository import Entry, Repository, State
+from seqserve_server.models.repository import Entry, Repository, State
+from seqserve_server.observability.metrics.calls import Calls
 from seqserve_server.status import Context, answering
 from seqserve_server.validation import check_model_name
 
@@ -33,16 +34,20 @@ class ModelCatalogServicer(catalog_pb2_grpc.ModelCatalogServicer):
 
     Args:
         repository: Knows them.
+        counts: Told of every call that ends.
     """
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, counts: Calls | None = None) -> None:
         self._repository = repository
+        self.counts = counts
 
     @answering
     async def ListModels(  # noqa: N802
         self, request: catalog_pb2.ListModelsRequest, _context: Context
     ) -> catalog_pb2.ListModelsResponse:
         """Every version known, by name and then version."""
+        if request.model_name:
+            check_model_name(request.model_name)
         entries = self._repository.entries(request.model_name)
         return catalog_pb2.ListModelsResponse(models=map(model_status, entries))
 

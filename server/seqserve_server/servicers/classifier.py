@@ -13,11 +13,12 @@ from seqserve.v1.classifier_pb2 import (
 )
 from seqserve_server.answers import Answers
 from seqserve_server.engine import Advanced, Engine
-from seqserve_server.native_listener import Method
+from seqserve_server.observability.metrics.calls import Calls
 from seqserve_server.scheduling.work import Leave
 from seqserve_server.servicers import wire
 from seqserve_server.servicers.crossing import Crossing
 from seqserve_server.status import Context, answering
+from seqserve_server.transports.native_listener import Method
 from seqserve_server.validation import check_size
 
 
@@ -58,12 +59,15 @@ class Classifier:
         sequences = wire.decode(request.sequences, model, engine.limits, "sequences")
 
         def response(answers: Answers) -> ClassifyResponse:
-            return ClassifyResponse(
+            told = ClassifyResponse(
                 model_name=model.name,
                 model_version=model.version,
                 model_digest=model.digest,
                 answers=wire.encode(answers),
             )
+            if answers.invalid:
+                told.invalid.extend(wire.invalid_sequences(answers.invalid))
+            return told
 
         return engine.classify(
             model,
@@ -73,6 +77,7 @@ class Classifier:
             top_k=request.top_k,
             deadline=deadline,
             service_class=wire.service_class(request.service_class),
+            answer_rest=wire.answers_rest(request.on_invalid),
         )
 
     def advance(
@@ -119,10 +124,12 @@ class SequenceClassifierServicer(classifier_pb2_grpc.SequenceClassifierServicer)
 
     Args:
         classifier: Has the responses.
+        counts: Told of every call that ends.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, counts: Calls | None = None) -> None:
         self._classifier = classifier
+        self.counts = counts
         self._crossing = Crossing()
 
     @answering

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from seqserve.v1 import repository_pb2, repository_pb2_grpc
 from seqserve_server.errors import OperatorCallsRefused
-from seqserve_server.repository import Repository
+from seqserve_server.models.repository import Repository
+from seqserve_server.observability.metrics.calls import Calls
 from seqserve_server.servicers.catalog import model_status
 from seqserve_server.status import Context, answering
 from seqserve_server.validation import check_model_name
@@ -15,12 +16,16 @@ class ModelRepositoryServicer(repository_pb2_grpc.ModelRepositoryServicer):
 
     Args:
         repository: Does it.
-        allowed: Whether operators may call at all.
+        refusal: Why nobody may call at all; empty where those may who have the right.
+        counts: Told of every call that ends.
     """
 
-    def __init__(self, repository: Repository, *, allowed: bool) -> None:
+    def __init__(
+        self, repository: Repository, *, refusal: str, counts: Calls | None = None
+    ) -> None:
         self._repository = repository
-        self._allowed = allowed
+        self.counts = counts
+        self._refusal = refusal
 
     @answering
     async def LoadModel(  # noqa: N802
@@ -53,5 +58,5 @@ class ModelRepositoryServicer(repository_pb2_grpc.ModelRepositoryServicer):
         return repository_pb2.ReloadRepositoryResponse(models=map(model_status, entries))
 
     def _check_allowed(self) -> None:
-        if not self._allowed:
-            raise OperatorCallsRefused
+        if self._refusal:
+            raise OperatorCallsRefused(self._refusal)

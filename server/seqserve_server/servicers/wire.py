@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 
 from seqserve import ragged
 from seqserve.errors import InvalidRagged
 from seqserve.v1 import classifier_pb2, sequences_pb2
+from seqserve.v1.classifier_pb2 import OnInvalid
 from seqserve_server.answers import Answers
 from seqserve_server.errors import InvalidRequest
+from seqserve_server.models.served_model import ServedModel
 from seqserve_server.scheduling.work import ServiceClass
-from seqserve_server.served_model import ServedModel
-from seqserve_server.validation import RequestLimits, check_sequence_count
+from seqserve_server.validation import InvalidSequence, RequestLimits, check_sequence_count
 
 
 def decode(
     message: sequences_pb2.RaggedBatch, model: ServedModel, limits: RequestLimits, field: str
 ) -> ragged.RaggedBatch:
-    """The sequences of a request, their numbers a view of the message.
+    """The sequences of a request, their numbers a view of the message; some may have no steps.
 
     Args:
         message: As it came.
@@ -31,10 +33,9 @@ def decode(
     """
     check_sequence_count(len(message.lengths), limits, f"{field}.lengths")
     try:
-        return ragged.decode(message, model.features)
+        return ragged.decode(message, model.features, admit_empty=True)
     except InvalidRagged as error:
-        index = "" if error.sequence is None else f"[{error.sequence}]"
-        raise InvalidRequest(str(error), field=f"{field}.{error.field}{index}") from error
+        raise InvalidRequest(str(error), field=f"{field}.{error.field}") from error
 
 
 def encode(answers: Answers) -> sequences_pb2.Answers:
@@ -68,6 +69,40 @@ def service_class(number: int) -> ServiceClass:
             field="service_class",
         )
     return known
+
+
+_ANSWERS_REST: dict[int, bool] = {
+    classifier_pb2.ON_INVALID_UNSPECIFIED: False,
+    classifier_pb2.ON_INVALID_REJECT: False,
+    classifier_pb2.ON_INVALID_ANSWER_REST: True,
+}
+
+
+def answers_rest(on_invalid: int) -> bool:
+    """Whether sequences that the model cannot take leave the others their answers.
+
+    Raises:
+        InvalidRequest: this server knows no such choice.
+    """
+    rest = _ANSWERS_REST.get(on_invalid)
+    if rest is None:
+        known = ", ".join(f"{each} for {OnInvalid.Name(each)}" for each in OnInvalid.values())
+        raise InvalidRequest(
+            f"on_invalid is {on_invalid}; this server knows {known}", field="on_invalid"
+        )
+    return rest
+
+
+def invalid_sequences(
+    invalid: Iterable[InvalidSequence],
+) -> list[classifier_pb2.InvalidSequence]:
+    """The sequences without an answer as messages."""
+    return [
+        classifier_pb2.InvalidSequence(
+            index=each.index, field=each.field, description=each.description
+        )
+        for each in invalid
+    ]
 
 
 def deadline(remaining_s: float | None) -> float:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from seqserve.graph import GraphRunner, Outputs, SessionRun
 from seqserve.ragged import RaggedBatch
 from seqserve.v1.manifest_pb2 import Graph, StateTensor
-from seqserve_server.runner import Runner
+from seqserve_server.models.runner import Runner
 from seqserve_server.scheduling.cost import Coefficients, CostModel
 from seqserve_server.scheduling.work import ServiceClass, Work
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from seqserve import artifact
-from seqserve_server.loading import load
+from seqserve_server.models.loading import load
+from seqserve_server.models.runner import Runner
+from seqserve_server.models.sessions import opener
 from seqserve_server.options import ExecutionProvider
-from seqserve_server.runner import Runner
-from seqserve_server.sessions import opener
 
 
 @pytest.fixture(scope="session")
@@ -31,5 +31,5 @@ def real_runner(models: Path) -> Callable[[str], Runner]:
 def small_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """Row stores made from now on hold the steps of a few rows only, so that they fill up."""
     for name in ("_PLAY_BYTES", "_LONG_PLAY_BYTES"):
-        monkeypatch.setattr(f"seqserve_server.runner.{name}", 4 * 2 * 300)
+        monkeypatch.setattr(f"seqserve_server.models.runner.{name}", 4 * 2 * 300)
     monkeypatch.setattr("seqserve_server.scheduling.row_store._STORE_BYTES", 8 * 2 * 300)

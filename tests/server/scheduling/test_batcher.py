@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from seqserve.graph import Outputs
 from seqserve.v1.manifest_pb2 import Graph
-from seqserve_server.runner import Runner
+from seqserve_server.models.runner import Runner
 from seqserve_server.scheduling.batcher import Batcher, Prepared, Settled, WorkTicket
 from seqserve_server.scheduling.cost import DEFAULT, Coefficients, CostModel
 from seqserve_server.scheduling.row_store import Feed, Workspace

@@ -7,7 +7,7 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 
-from seqserve_server.runner import Runner
+from seqserve_server.models.runner import Runner
 from seqserve_server.scheduling.batcher import Batcher, WorkTicket
 from seqserve_server.scheduling.cost import DEFAULT, CostModel, Spent
 from seqserve_server.scheduling.row_store import Workspace

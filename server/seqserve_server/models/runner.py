@@ -36,6 +36,10 @@ class Runner:
     machine does; where the work is done elsewhere it says nothing, and wall time is to be taken."""
     cost: CostModel = field(default_factory=CostModel)
     """What its runs cost, kept current by those that run it."""
+    model: str = ""
+    """Whose rows these are, for counters and traces."""
+    version: int = 0
+    """The same."""
 
     @property
     def play_steps(self) -> int:

@@ -59,10 +59,10 @@ def parse(words: Sequence[str]) -> VersionPolicy:
     for word in words:
         name, named, versions = word.rpartition("=")
         if named and not is_model_name(name):
-            raise InvalidSetting(f"version policy {word!r}: {name!r} cannot name a model")
+            raise InvalidSetting(f"--version-policy {word}: {name!r} cannot name a model")
         if name in choices:
             raise InvalidSetting(
-                f"version policy {word!r}: there is one for "
+                f"--version-policy {word}: there is one for "
                 f"{name or 'all other models'} already; join numbers as in 3,5"
             )
         choices[name] = _choice(word, versions)
@@ -76,7 +76,7 @@ def _choice(word: str, versions: str) -> Choice:
         return ALL
     if not _NUMBERS.fullmatch(versions):
         raise InvalidSetting(
-            f"version policy {word!r} is none of: latest, all, 3 or 3,5, "
+            f"--version-policy {word} is none of: latest, all, 3 or 3,5, "
             "each also for one model as in speakers=3"
         )
     return Choice(tuple(sorted({int(number) for number in versions.split(",")})))

@@ -52,7 +52,7 @@ def opener(provider: ExecutionProvider) -> OpenSession:
     Raises:
         ProviderMissing: it cannot be had on this host.
     """
-    providers = choose(provider, ort.get_available_providers(), _starts)
+    providers = choose(provider, ort.get_available_providers(), starts)
     return lambda model: _open(model, providers)
 
 
@@ -86,9 +86,10 @@ def choose(
     return [CPU]
 
 
-def _starts(provider: str) -> bool:
+def starts(provider: str) -> bool:
     """Whether it works here: without its driver, onnxruntime warns and falls back to the CPU."""
-    return provider in _open(_IDENTITY, [provider, CPU]).get_providers()
+    wanted = list(dict.fromkeys([provider, CPU]))
+    return provider in _open(_IDENTITY, wanted).get_providers()
 
 
 def _open(model: bytes, providers: Sequence[str]) -> ort.InferenceSession:

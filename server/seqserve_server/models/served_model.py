@@ -7,8 +7,8 @@ from functools import cached_property
 
 from seqserve.graph import GraphRunner
 from seqserve.v1.manifest_pb2 import ModelManifest
-from seqserve_server.live_state import StateCodec
-from seqserve_server.runner import Runner
+from seqserve_server.models.live_state import StateCodec
+from seqserve_server.models.runner import Runner
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +47,11 @@ class ServedModel:
     def features(self) -> int:
         """Features a step."""
         return self.manifest.input.features.size
+
+    @cached_property
+    def admits_non_finite(self) -> bool:
+        """Whether sequences may have NaN and infinities."""
+        return self.manifest.input.features.admit_non_finite
 
     @cached_property
     def max_steps(self) -> int:

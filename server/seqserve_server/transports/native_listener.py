@@ -22,13 +22,20 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from seqserve_server import cores
-from seqserve_server.errors import AddressUnavailable, InvalidRequest
+from seqserve_server.errors import AddressUnavailable, DeadlineSpent
+from seqserve_server.observability import request_log
+from seqserve_server.observability.metrics.calls import OK, Calls
 from seqserve_server.scheduling.work import Leave
+from seqserve_server.security.access import Metadata
 from seqserve_server.servicers.wire import deadline
-from seqserve_server.status import Status, status
+from seqserve_server.status import Status, left, status
+from seqserve_server.transports.connections import MOST, ConnectionLimits, milliseconds
+from seqserve_server.transports.decoding import undecodable
 
 if TYPE_CHECKING:
-    from pygrpc_native import NativeGrpcFront
+    from pygrpc_native import CallDetails, NativeGrpcFront
+
+    from seqserve_server.observability.spans import CallSpan, Spans
 
 _log = logging.getLogger(__name__)
 
@@ -58,8 +65,12 @@ class NativeListener:
         methods: Those that are begun here.
         others: Serves all other methods; it has no port of its own.
         max_message_bytes: Longer requests are refused without being parsed.
+        limits: Of each connection, but for its age and idleness.
+        admit: Raises where the metadata of a call do not let it in; None lets in all.
         io_threads: Threads of pygrpc-native.
         reuse_port: Whether others may listen on the port as well.
+        counts: Told of every call that ends.
+        spans: Makes one of every call.
     """
 
     def __init__(
@@ -68,14 +79,22 @@ class NativeListener:
         others: grpc.aio.Server,
         *,
         max_message_bytes: int,
+        limits: ConnectionLimits,
+        admit: Callable[[Metadata], object] | None,
         io_threads: int,
         reuse_port: bool,
+        counts: Calls | None = None,
+        spans: Spans | None = None,
     ) -> None:
         self._methods = methods
         self._others = others
         self._max_message_bytes = max_message_bytes
+        self._limits = limits
+        self._admit = admit
         self._io_threads = io_threads
         self._reuse_port = reuse_port
+        self._counts = counts
+        self._spans = spans
         self._calls: dict[int, _Call] = {}
         self._front: NativeGrpcFront | None = None
         self._thread = threading.Thread(target=self._receive, name="seqserve-calls", daemon=True)
@@ -97,7 +116,12 @@ class NativeListener:
                 [(method.path, False) for method in self._methods],
                 io_threads=self._io_threads,
                 call_details=True,
-                keepalive_permit_without_calls=False,  # as grpcio
+                keepalive_time_ms=milliseconds(self._limits.keepalive_s),
+                keepalive_timeout_ms=milliseconds(self._limits.keepalive_timeout_s),
+                # Or a peer without a call that has vanished would be kept for ever.
+                keepalive_permit_without_calls=True,
+                max_concurrent_streams=min(self._limits.max_concurrent_streams, MOST),
+                max_metadata_size=min(self._limits.max_metadata_bytes, MOST),
                 reuse_port=self._reuse_port,
             )
         return self._front.bound_port
@@ -148,13 +172,14 @@ class NativeListener:
                 if kind == EVENT_CANCEL:
                     self._drop(call_id)
                 elif payload is not None and details is not None:
-                    self._begin(front, call_id, self._methods[method], payload, details[2])
+                    self._begin(front, call_id, self._methods[method], payload, details)
             del events, payload  # while this waits, nobody's numbers are kept
 
     def _drop(self, call_id: int) -> None:
         """The caller has left."""
         if call := self._calls.pop(call_id, None):
             call.leave()
+            call.left()
 
     def _begin(
         self,
@@ -162,77 +187,162 @@ class NativeListener:
         call_id: int,
         method: Method,
         payload: bytes,
-        remaining_s: float | None,
+        details: CallDetails,
     ) -> None:
-        call = _Call(front, self._calls, call_id, method.path)
+        metadata, _, remaining_s = details
+        call = _Call(
+            front, self._calls, call_id, method.path, metadata, deadline(remaining_s), self._counts
+        )
+        # Before it begins: it may be over at once, and on another thread.
+        self._calls[call_id] = call
+        if self._spans is not None:
+            call.span = self._spans.call(method.path, metadata)
+        if call.span is None:
+            self._ask(call, method, payload, metadata)
+            return
+        with call.span.current():
+            self._ask(call, method, payload, metadata)
+
+    def _ask(self, call: _Call, method: Method, payload: bytes, metadata: Metadata) -> None:
+        if self._admit is not None:
+            try:
+                self._admit(metadata)
+            except Exception as error:  # whatever it is, the caller is told
+                call.tell(error)
+                return
         if len(payload) > self._max_message_bytes:
-            call.fail(
+            call.refuse(
                 Status(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,  # in grpcio's words
                     "SERVER: Received message larger than max "
                     f"({len(payload)} vs. {self._max_message_bytes})",
+                    reason="MessageTooLarge",
                 )
             )
             return
+        if call.deadline <= time.monotonic():  # it waited too long to be begun
+            call.tell(DeadlineSpent())
+            return
         try:
             request = method.parse(payload)
-            call.leave = method.begin(request, len(payload), deadline(remaining_s), call.tell)
+            call.model = getattr(request, "model_name", "")
+            call.leave = method.begin(request, len(payload), call.deadline, call.tell)
         except DecodeError:
-            call.tell(InvalidRequest("the request is not the message it should be", field=""))
+            call.tell(undecodable())
         except Exception as error:  # whatever it is, the caller is told
             call.tell(error)
-        # It may be over already, and on another thread at this very moment.
-        self._calls[call_id] = call
-        if call.over:
-            self._calls.pop(call_id, None)
+        if call.call_id not in self._calls:  # over meanwhile
+            call.leave = _stay
 
 
 class _Call:
-    """A call under way.
+    """A call under way. Whoever takes it out of those has the last word on it.
 
     Args:
         front: Takes its answer.
-        calls: Those under way; it takes itself out.
+        calls: Those under way.
         call_id: Its number there.
         method: The path of its method.
+        metadata: Its caller's.
+        deadline: When its caller stops waiting, on the monotonic clock.
+        counts: Told how it ended.
     """
 
-    __slots__ = ("_began", "_call_id", "_calls", "_front", "_method", "leave", "over")
+    __slots__ = (
+        "_began",
+        "_calls",
+        "_counts",
+        "_front",
+        "_metadata",
+        "_method",
+        "call_id",
+        "deadline",
+        "leave",
+        "model",
+        "span",
+    )
 
     def __init__(
-        self, front: NativeGrpcFront, calls: dict[int, _Call], call_id: int, method: str
+        self,
+        front: NativeGrpcFront,
+        calls: dict[int, _Call],
+        call_id: int,
+        method: str,
+        metadata: Metadata,
+        deadline: float,
+        counts: Calls | None,
     ) -> None:
         self._front = front
         self._calls = calls
-        self._call_id = call_id
+        self.call_id = call_id
         self._method = method
+        self._metadata = metadata
+        self.deadline = deadline
+        self._counts = counts
         self._began = time.perf_counter()
+        self.model = ""
+        """As its caller named it."""
+        self.span: CallSpan | None = None
         self.leave: Leave = _stay
-        self.over = False
 
     def tell(self, response: Message | Exception) -> None:
         """Answers the call; of no effect where its caller has gone."""
-        self.over = True
-        self._calls.pop(self._call_id, None)
+        if self._calls.pop(self.call_id, None) is None:
+            return
         self.leave = _stay  # it leads back here, and must not wait for the garbage collector
+        if self.span is None:
+            self._answer(response)
+            return
+        with self.span.current():
+            self._answer(response)
+
+    def refuse(self, failed: Status) -> None:
+        """Ends the call before it has begun."""
+        self._calls.pop(self.call_id, None)
+        self._fail(failed)
+
+    def left(self) -> None:
+        """Notes that its caller waits no longer."""
+        code = left(self.deadline - time.monotonic()).name
+        if self.span is None:
+            self._note(code)
+            return
+        with self.span.current():
+            self._note(code)
+
+    def _answer(self, response: Message | Exception) -> None:
         if not isinstance(response, Exception):
             try:
-                self._front.respond(self._call_id, response.SerializeToString())
+                heard = self._front.respond(self.call_id, response.SerializeToString())
             except Exception as error:  # whatever it is, the caller is told
                 response = error
             else:
-                _log.debug("%s: %.2f ms", self._method, 1e3 * (time.perf_counter() - self._began))
+                if heard:
+                    self._note(OK)
+                else:
+                    self.left()
                 return
-        self.fail(status(response, self._method))
+        self._fail(status(response, self._method, self._metadata))
 
-    def fail(self, failed: Status) -> None:
-        """Ends the call without an answer."""
+    def _fail(self, failed: Status) -> None:
         try:
             self._front.fail(
-                self._call_id, failed.code.value[0], failed.message, failed.trailing_metadata
+                self.call_id, failed.code.value[0], failed.message, failed.trailing_metadata
             )
         except Exception:  # whoever calls this has others to tell
             _log.exception("%s: its status cannot be sent", self._method)
+        self._note(failed.code.name, failed.reason, failed.request_id)
+
+    def _note(self, code: str, reason: str = "", request_id: str = "") -> None:
+        if request_log.wanted():
+            named = request_id or request_log.request_id(self._metadata)
+            seconds = time.perf_counter() - self._began
+            request_log.write(self._method, self.model, code, reason, seconds, named)
+        if self._counts is not None:
+            seconds = time.perf_counter() - self._began
+            self._counts.ended(self._method, self.model, code, reason, seconds)
+        if self.span is not None:
+            self.span.end(code)
 
 
 def _stay() -> None:

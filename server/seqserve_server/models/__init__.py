@@ -1,0 +1,1 @@
+"""The versions of a repository, from the folder to the lanes."""

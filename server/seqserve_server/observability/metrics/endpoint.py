@@ -1,0 +1,132 @@
+"""/metrics on a port of its own, and nothing else there: plain HTTP, without a password."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import make_wsgi_app
+from prometheus_client.registry import Collector
+
+from seqserve_server import cores
+from seqserve_server.errors import AddressUnavailable
+from seqserve_server.transports.transport import split_address
+
+_log = logging.getLogger(__name__)
+
+PATH = "/metrics"
+
+_MOST_PEERS = 8
+"""At a time; others are turned away, so that nobody can have a thread for each connection."""
+_PATIENCE_S = 10.0
+"""With a peer that says nothing."""
+
+
+class Endpoint:
+    """Serves what a collector has.
+
+    Args:
+        collector: Asked at every request.
+        address: HOST:PORT; port 0 takes a free one.
+    """
+
+    def __init__(self, collector: Collector, address: str) -> None:
+        self._collector = collector
+        self.address = address
+        """Where it listens; with the port that it has taken, once started."""
+        self._server: _Server | None = None
+
+    def start(self) -> None:
+        """Listens; of no effect where it does already.
+
+        Raises:
+            AddressUnavailable: it cannot.
+        """
+        if self._server is not None:
+            return
+        host, port = split_address(self.address, "--metrics-address")
+        try:
+            self._server = _Server(host, port, _only_metrics(make_wsgi_app(self._collector)))
+        except OSError as error:
+            raise AddressUnavailable(
+                f"cannot serve metrics on {self.address}: {error.strerror or error}; give another "
+                "--metrics-address, or off"
+            ) from error
+        self.address = f"{self.address.rpartition(':')[0]}:{self._server.server_port}"
+        with cores.patient_threads():
+            threading.Thread(
+                target=self._server.serve_forever, name="seqserve-metrics", daemon=True
+            ).start()
+        _log.info("metrics on http://%s%s", self.address, PATH)
+
+    def stop(self) -> None:
+        """Listens no more."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+
+def _only_metrics(metrics: Callable[..., Any]) -> Callable[..., Iterable[bytes]]:
+    """prometheus-client's own answers whatever is asked for."""
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == PATH:
+            answered: Iterable[bytes] = metrics(environ, start_response)
+            return answered
+        start_response("404 Not Found", [("Content-Type", "text/plain")])
+        return [f"metrics are at {PATH}\n".encode()]
+
+    return answer
+
+
+_Request = socket.socket | tuple[bytes, socket.socket]
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _PATIENCE_S
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        _log.debug("metrics: " + format, *arguments)
+
+
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int, app: Callable[..., Iterable[bytes]]) -> None:
+        [(self.address_family, *_, target), *_] = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        self._peers = threading.BoundedSemaphore(_MOST_PEERS)
+        super().__init__(target, _Handler)  # type: ignore[arg-type]  # of IPv6 it is longer
+        self.set_app(app)
+
+    def server_bind(self) -> None:
+        """As inherited, without asking the DNS for the name of this host."""
+        socketserver.TCPServer.server_bind(self)
+        name, self.server_port = self.server_address[:2]
+        self.server_name = str(name)
+        self.setup_environ()
+
+    def process_request(self, request: _Request, client_address: object) -> None:
+        """In a thread of its own, where there are not too many already."""
+        if self._peers.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: _Request, client_address: object) -> None:
+        """In that thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._peers.release()
+
+    def handle_error(self, request: _Request, client_address: object) -> None:
+        """A peer that has gone is none of ours."""
+        _log.debug("metrics: %s", client_address, exc_info=True)

@@ -1,0 +1,1 @@
+"""Who may call, over what, and what is kept from whom."""

@@ -1,0 +1,1 @@
+"""What brings calls and takes answers back."""

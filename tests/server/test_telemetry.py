@@ -1,0 +1,140 @@
+"""No connection leaves the server process: what onnxruntime would tell others is turned off.
+
+strace sees every connection that is tried, by Python, onnxruntime or any other native code. That it
+would see onnxruntime's telemetry is shown beside it, where nothing is let out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from seqserve import artifact
+from seqserve.v1.classifier_pb2 import ClassifyRequest
+from seqserve.v1.classifier_pb2_grpc import SequenceClassifierStub
+from seqserve_server.options import Transport
+
+TIMEOUT_S = 60.0
+SEQSERVE = [sys.executable, "-m", "seqserve_client"]
+CALLS = "trace=connect,sendto,sendmsg,sendmmsg"
+ADDRESS = re.compile(r'inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)"')
+
+WITH_TELEMETRY = """
+import sys, time
+import onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+
+
+def _environment() -> dict[str, str]:
+    return {key: each for key, each in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+
+
+@contextmanager
+def _traced(command: list[str], trace: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    strace = ["strace", "-f", "-qq", "-o", str(trace), *options]
+    with subprocess.Popen(
+        [*strace, *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environment(),
+    ) as process:
+        try:
+            yield process
+        finally:
+            for pid in _children(process.pid):
+                os.kill(pid, signal.SIGKILL)
+            process.kill()
+
+
+def _children(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(word) for word in children.read_text().split()] if children.exists() else []
+
+
+def _beyond_this_host(trace: Path) -> list[str]:
+    """Lines of a trace that name an address of another host."""
+    found = []
+    for line in trace.read_text().splitlines():
+        for four, six in ADDRESS.findall(line):
+            address = ip_address(four or six)
+            if not (getattr(address, "ipv4_mapped", None) or address).is_loopback:
+                found.append(line)
+    return found
+
+
+def test_the_trace_sees_what_leaves(tmp_path: Path) -> None:
+    connect = "import socket\nfor f, a in [(socket.AF_INET, '192.0.2.1'), (socket.AF_INET6, "
+    connect += "'2001:db8::1')]:\n  socket.socket(f, socket.SOCK_DGRAM).connect_ex((a, 9))"
+    with _traced(
+        [sys.executable, "-c", connect],
+        tmp_path / "trace",
+        *["-e", CALLS, "-e", "inject=connect:error=ENETUNREACH"],
+    ) as process:
+        process.communicate(timeout=TIMEOUT_S)
+
+    assert len(_beyond_this_host(tmp_path / "trace")) == 2
+
+
+@pytest.mark.slow
+def test_no_connection_leaves_a_server_that_starts_serves_and_stops(
+    models: Path,
+    transport: Transport,
+    tmp_path: Path,
+    make_request: Callable[..., ClassifyRequest],
+    make_sequences: Callable[..., Any],
+) -> None:
+    serve = ["serve", str(models), "--address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"]
+    model = artifact.version_path(models, "gru", 1) / artifact.MODEL_FILE
+    with (
+        _traced(
+            [*SEQSERVE, *serve, "--transport", transport], tmp_path / "server", "-e", CALLS
+        ) as server,
+        # Nothing of it gets out: it is given no socket.
+        _traced(
+            [sys.executable, "-c", WITH_TELEMETRY, str(model)],
+            tmp_path / "telemetry",
+            *["-e", "trace=socket", "-e", "inject=socket:error=EACCES"],
+        ) as telling,
+    ):
+        assert server.stderr
+        address = None
+        for line in server.stderr:
+            address = address or re.search(r"listening on (127\.0\.0\.1:\d+)", line)
+            if " ready in " in line:
+                break
+        assert address
+        assert telling.stdout
+        assert telling.stdout.readline() == "open\n"
+        with grpc.insecure_channel(address[1]) as channel:
+            stub = SequenceClassifierStub(channel)
+            end = time.monotonic() + TIMEOUT_S
+            # The telemetry of a process that opened a model after all of the server's.
+            while "AF_INET" not in (tmp_path / "telemetry").read_text():
+                stub.Classify(make_request("gru", make_sequences(3)), timeout=TIMEOUT_S)
+                assert time.monotonic() < end, "this onnxruntime has no telemetry to be seen"
+        [pid] = _children(server.pid)
+        os.kill(pid, signal.SIGTERM)
+        _, said = server.communicate(timeout=TIMEOUT_S)
+
+    assert "stopped" in said
+    assert _beyond_this_host(tmp_path / "server") == []
