@@ -12,7 +12,7 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints-build.txt
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format proto proto-release bench bench-quick accuracy clean
+.PHONY: help install demo test lint format proto proto-release bench bench-quick accuracy clean fuzz soak chaos overload peers
 
 help: ## Lists the commands.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,12 +35,35 @@ test: install .venv-oldest/installed .venv-proto/installed ## Runs the whole tes
 # The server and the client alone, without torch, on the oldest libraries admitted.
 .venv-oldest/installed: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv --clear .venv-oldest
-	.venv-oldest/bin/python $(PIP) --constraint constraints-oldest.txt --editable '.[server]' hypothesis pytest pytest-asyncio
+	.venv-oldest/bin/python $(PIP) --constraint constraints-oldest.txt --editable '.[server,signing]' hypothesis pytest pytest-asyncio trustme
 	@touch $@
+
+# atheris brings libFuzzer, in a wheel of its own for each Python; nothing else needs it.
+.venv-fuzz/installed: pyproject.toml constraints.txt constraints-fuzz.txt
+	$(PYTHON) -m venv --clear .venv-fuzz
+	.venv-fuzz/bin/python $(PIP) --constraint constraints.txt --constraint constraints-fuzz.txt --editable '.[server]' atheris
+	@touch $@
+
+fuzz: install .venv-fuzz/installed ## Throws millions of mutated messages and frames at decoders and servers.
+	$(BIN)/python -m tests.campaigns.fuzz_decoder
+	$(BIN)/python -m tests.campaigns.frames
+
+soak: install ## Sends a million sequences with everything at once, and checks every bit.
+	$(BIN)/python -m tests.campaigns.soak
+
+chaos: install ## Kills, stops, freezes and cuts off replicas under load.
+	$(BIN)/python -m tests.campaigns.chaos
+
+overload: install ## Sends ten times what a server can do.
+	$(BIN)/python -m tests.campaigns.overload
+
+peers: install ## Sets slow and hostile peers on a server, and measures what others notice.
+	$(BIN)/python -m tests.campaigns.peers
 
 lint: install proto-check ## Checks form, types, the order of the rooms, and the contracts.
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml proto data export server client
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
@@ -81,4 +104,4 @@ bench-quick: install ## The same, shorter and rougher.
 	$(BIN)/python -m benchmarks --quick
 
 clean: ## Removes what make made.
-	rm -rf .venv .venv-oldest .venv-proto .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo
+	rm -rf .venv .venv-fuzz .venv-oldest .venv-proto .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo

@@ -10,7 +10,7 @@ mkdir -p "$folder"
 seqserve train japanese-vowels --model $name --repository "$folder/models" --checkpoints "$folder/checkpoints"
 
 : >"$folder/server.log"
-seqserve serve "$folder/models" --address 127.0.0.1:0 >>"$folder/server.log" 2>&1 &
+seqserve serve "$folder/models" --address 127.0.0.1:0 --metrics-address off >>"$folder/server.log" 2>&1 &
 server=$!
 trap 'kill $server 2>/dev/null; wait $server || true' EXIT
 until grep -q ' ready in ' "$folder/server.log"; do

@@ -18,10 +18,11 @@ from seqserve import artifact
 from seqserve.graph import GraphRunner
 
 if TYPE_CHECKING:
-    from tests.conftest import ModelOptions, ModelRepository
+    from tests.conftest import ModelRepository, PublishedOptions
 
 ROOT = Path(__file__).parents[2]
-MODELS: dict[str, ModelOptions] = {
+PORTS = ("--address", "127.0.0.1:0", "--metrics-address", "off")
+MODELS: dict[str, PublishedOptions] = {
     "lstm-last": {"cell": "lstm", "num_layers": 2},
     "lstm-mean": {"cell": "lstm", "proj_size": 3, "head": "mean"},
     "gru-max": {"cell": "gru", "head": "max"},
@@ -36,7 +37,7 @@ def serving(
 ) -> Iterator[str]:
     """`seqserve serve` on a free port; gives its address once it is ready, and drains it."""
     process = subprocess.Popen(
-        [bin_folder / "seqserve", "serve", models, "--address", "127.0.0.1:0", *options],
+        [bin_folder / "seqserve", "serve", models, *PORTS, *options],
         stderr=subprocess.PIPE,
         text=True,
     )
