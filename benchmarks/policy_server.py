@@ -48,6 +48,7 @@ def main() -> None:
         address=options.address,
         transport=options.transport,
         lanes=options.lanes,
+        metrics_address="127.0.0.1:0",  # every policy pays for what the product counts
     )
     asyncio.run(_serve(settings, POLICIES[options.policy]))
 

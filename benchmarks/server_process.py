@@ -133,7 +133,7 @@ class Server(ServerProcess):
             "--address": address,
             "--transport": transport,
             "--lanes": "1",
-            "--metrics-address": "off",
+            "--metrics-address": "127.0.0.1:0",  # as users have it: counted
         }
         command = [str(seqserve), "serve", str(repository), *chain.from_iterable(named.items())]
         super().__init__([*command, *options], core)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from seqserve_server.models.loading import load
 from seqserve_server.models.runner import Runner
 from seqserve_server.models.sessions import opener
 from seqserve_server.options import ExecutionProvider
+from tests.server.scheduling.held_model import Held
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +34,11 @@ def small_store(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_PLAY_BYTES", "_LONG_PLAY_BYTES"):
         monkeypatch.setattr(f"seqserve_server.models.runner.{name}", 4 * 2 * 300)
     monkeypatch.setattr("seqserve_server.scheduling.row_store._STORE_BYTES", 8 * 2 * 300)
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    """Shut at first."""
+    held = Held(shut=True)
+    yield held
+    held.open()  # or a failed test would leave its lane waiting
