@@ -161,7 +161,8 @@ def answering(
             failed = status(error, call, _metadata(context))
             error.__traceback__ = None  # or it and the future that it came by kept one another
             note(servicer, request, context, begin, failed)
-            end(context, failed)
+            del request  # see `end`
+            await end(context, failed)
             return cast(Response, None)
         note(servicer, request, context, begin, _OK)
         return response
@@ -169,12 +170,16 @@ def answering(
     return answer
 
 
-def end(context: Context, failed: Status) -> None:
+async def end(context: Context, failed: Status) -> None:
     """Ends a call on an event loop with a status; what its handler returns is not sent.
 
     Not by `abort`: what that raises is kept by the call that it ends, and with it the request,
-    until the garbage collector comes round; the requests of all who are refused would add up.
+    until the garbage collector comes round; the requests of all who are refused would add up. But
+    grpcio sends an empty message along with a status that is only set, and a client tries no call
+    again that has had one: so where it should, it is `abort` nonetheless.
     """
+    if failed.code is grpc.StatusCode.UNAVAILABLE:
+        await context.abort(failed.code, failed.message, failed.trailing_metadata)
     context.set_code(failed.code)
     context.set_details(failed.message)
     context.set_trailing_metadata(failed.trailing_metadata)

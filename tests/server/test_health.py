@@ -70,4 +70,5 @@ def test_reflection_tells_a_client_without_stubs_how_to_call(server: Running) ->
         "sequences",
         "top_k",
         "service_class",
+        "on_invalid",
     ]

@@ -289,7 +289,7 @@ def test_several_processes_log_in_one_form_and_name_themselves(models: Path) -> 
 def test_warnings_of_libraries_go_the_same_way() -> None:
     script = (
         "import warnings\n"
-        "from seqserve_server import logs\n"
+        "from seqserve_server.observability import logs\n"
         "from seqserve_server.options import LogFormat\n"
         "logs.to_stderr('info', LogFormat.JSON)\n"
         "warnings.warn('old')\n"

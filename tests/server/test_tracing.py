@@ -164,6 +164,41 @@ def test_a_call_continues_the_trace_of_its_caller(
     assert collector.call.parent_span_id.hex() == PARENT
 
 
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("baggage", "words of a stranger"),
+        ("baggage", "a=%zz;,,"),
+        ("tracestate", "words of a stranger"),
+        ("tracestate", "a=1,a=2"),
+        ("traceparent", "words of a stranger" * 40),
+    ],
+)
+def test_headers_of_traces_that_are_malformed_write_no_line(
+    run_server: RunServer,
+    models: Path,
+    collector: Collector,
+    make_request: MakeRequest,
+    make_sequences: MakeSequences,
+    caplog: pytest.LogCaptureFixture,
+    header: str,
+    value: str,
+) -> None:
+    with run_server(models, otlp_endpoint=collector.endpoint) as running:
+        caplog.clear()
+        running.classifier.Classify(
+            make_request("gru", make_sequences(5)),
+            metadata=(("traceparent", f"00-{TRACE}-{PARENT}-01"), (header, value))[
+                header == "traceparent" :
+            ],
+        )
+        running.listed()  # by grpcio on either transport
+
+        assert not [each for each in caplog.records if each.name.startswith("opentelemetry")]
+    traces = {span.trace_id.hex() for span in collector.named(CLASSIFY)}
+    assert (traces == {TRACE}) is (header != "traceparent")
+
+
 @pytest.mark.parametrize("sampler", ["caller", "always_off"])
 def test_what_is_not_sampled_has_no_span(
     run_server: RunServer,
@@ -350,11 +385,13 @@ def test_log_lines_of_a_call_know_its_trace(
 def test_a_collector_that_is_gone_keeps_no_call_and_no_stop_waiting_for_it(
     run_server: RunServer, models: Path, make_request: MakeRequest, make_sequences: MakeSequences
 ) -> None:
+    before = set(threading.enumerate())
     with run_server(models, otlp_endpoint="http://127.0.0.1:9") as running:
         response = running.classifier.Classify(make_request("gru", make_sequences(5)))
 
     assert len(response.answers.classes) + len(response.answers.probabilities) > 0
-    assert not [each for each in threading.enumerate() if each.name.startswith("seqserve-lane")]
+    left = set(threading.enumerate()) - before
+    assert not [each for each in left if each.name.startswith("seqserve-lane")]
 
 
 def test_nothing_of_opentelemetry_is_imported_without_an_endpoint(models: Path) -> None:
