@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -17,14 +17,16 @@ from packaging.specifiers import SpecifierSet
 
 from seqserve import artifact
 from seqserve.errors import ContractError
-from seqserve_server import cores, memory
+from seqserve_server import cores, memory, options
 from seqserve_server.errors import CannotStart
 from seqserve_server.models import sessions
 from seqserve_server.models.loading import RUN_BYTES
 from seqserve_server.models.proving import Prover
 from seqserve_server.models.trust import Trust
 from seqserve_server.options import MAX_MESSAGE_BYTES, ExecutionProvider, Transport
+from seqserve_server.processes import metrics_address
 from seqserve_server.security import access, tls
+from seqserve_server.settings import Settings
 from seqserve_server.transports import transport
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -63,13 +65,18 @@ class Finding:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be served, and how."""
+    """What is to be served, and how: what `Settings` calls the same."""
 
     repository: Path | None = None
     """None checks the host alone."""
-    addresses: tuple[str, ...] = ()
-    """HOST:PORT of everything that will listen."""
+    address: str = options.ADDRESS
+    metrics_address: str = ""
+    """Empty for none."""
+    processes: int = options.PROCESSES
     transport: Transport = Transport.AUTO
+    insecure: bool = False
+    max_connection_age_s: float = options.MAX_CONNECTION_AGE_S
+    max_connection_idle_s: float = options.MAX_CONNECTION_IDLE_S
     execution_provider: ExecutionProvider = ExecutionProvider.CPU
     tls_certificate: Path | None = None
     tls_key: Path | None = None
@@ -87,9 +94,16 @@ def examine(plan: Plan) -> Iterator[Finding]:
     yield vectors()
     yield granted_cores(cores.quota(), os.cpu_count() or 1, cores.granted())
     yield granted_memory(memory.granted(), memory.host(), cores.granted())
-    yield native_transport(plan.transport)
-    for address in plan.addresses:
-        yield port(address)
+    finding, settings = _settings(plan)
+    yield finding
+    yield native_transport(
+        plan.transport, grpcio_only=settings is not None and settings.grpcio_only
+    )
+    yield port(plan.address)
+    if plan.metrics_address:
+        # Where the settings cannot be, there may be no number to count from.
+        for number in range(1, plan.processes + 1 if settings else 2):
+            yield port(metrics_address(plan.metrics_address, number))
     yield from credentials(plan)
     yield from models(plan.repository, plan.execution_provider, plan.trusted_keys)
 
@@ -221,16 +235,33 @@ def granted_memory(granted: int, host: int, lanes: int) -> Finding:
     return Finding("memory", Outcome.WARNING, found, advice)
 
 
-def native_transport(asked: Transport) -> Finding:
-    """Whether calls can come by pygrpc-native, at a fraction of the CPU that grpcio takes."""
+def _settings(plan: Plan) -> tuple[Finding, Settings | None]:
+    told = {each.name: getattr(plan, each.name) for each in fields(plan)}
     try:
-        chosen = transport.resolve(asked)
+        settings = Settings(**told | {"repository": plan.repository or Path()})
+    except CannotStart as error:
+        return Finding("settings", Outcome.FAILED, str(error)), None
+    return Finding("settings", Outcome.OK, "a server would take them"), settings
+
+
+def native_transport(asked: Transport, *, grpcio_only: bool = False) -> Finding:
+    """Whether calls can come by pygrpc-native, at a fraction of the CPU that grpcio takes.
+
+    Args:
+        asked: What was asked for.
+        grpcio_only: Whether something was asked for besides that the native one cannot do.
+    """
+    try:
+        chosen = transport.resolve(asked, grpcio_only=grpcio_only)
         if chosen is Transport.NATIVE:
             import_module("pygrpc_native")
     except (CannotStart, ImportError) as error:
         return Finding("transport", Outcome.FAILED, "not native", f"{error}; or --transport grpcio")
     if chosen is Transport.NATIVE or asked is Transport.GRPCIO:
         return Finding("transport", Outcome.OK, chosen)
+    if grpcio_only:
+        found = f"{chosen}, for TLS or connections that end by their age"
+        return Finding("transport", Outcome.OK, found)
     advice = "it takes more CPU a call; pygrpc-native has a wheel for Linux and macOS"
     return Finding("transport", Outcome.WARNING, f"{chosen}: no pygrpc-native here", advice)
 

@@ -168,6 +168,7 @@ class Engine:
         if invalid:
             if not answer_rest:
                 raise validation.refusal(invalid)
+            invalid = list(invalid)  # each is described once
             refused = {each.index for each in invalid}
             answered = [index for index in range(len(sequences)) if index not in refused]
             if not answered:

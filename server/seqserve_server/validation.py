@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 
@@ -117,7 +118,7 @@ def invalid_sequences(
         field: The name of the sequences in the request.
 
     Returns:
-        By index, each once; none where all can be answered.
+        By index, each once, described when it is asked for; none where all can be answered.
     """
     lengths = batch.lengths
     if (
@@ -126,19 +127,7 @@ def invalid_sequences(
         and (model.admits_non_finite or np.isfinite(batch.values).all())
     ):
         return ()
-    empty = np.flatnonzero(lengths == 0).tolist()
-    too_long = np.flatnonzero(lengths > model.max_steps).tolist()
-    not_finite = {} if model.admits_non_finite else _first_not_finite(batch)
-    found = [
-        *(_empty(index, field) for index in empty),
-        *(_too_long(index, int(lengths[index]), model, field) for index in too_long),
-        *(
-            _not_finite(batch, index, step, field)
-            for index, step in not_finite.items()
-            if lengths[index] <= model.max_steps
-        ),
-    ]
-    return sorted(found, key=lambda each: each.index)
+    return _Invalid(batch, model, field)
 
 
 def refusal(invalid: Sequence[InvalidSequence]) -> InvalidRequest:
@@ -162,12 +151,41 @@ def check_top_k(top_k: int, model: ServedModel) -> None:
         )
 
 
-def _first_not_finite(batch: RaggedBatch) -> dict[int, int]:
-    """The sequences with a number that is not finite, and where in `values` the first one is."""
-    steps = np.flatnonzero(~np.isfinite(batch.values).all(axis=1))
-    indices = np.searchsorted(batch.offsets, steps, side="right") - 1
-    sequences, firsts = np.unique(indices, return_index=True)
-    return dict(zip(sequences.tolist(), steps[firsts].tolist(), strict=True))
+class _Invalid(Sequence[InvalidSequence]):
+    """Of many, few are named by a refusal: none is described before it is."""
+
+    def __init__(self, batch: RaggedBatch, model: ServedModel, field: str) -> None:
+        self._batch = batch
+        self._model = model
+        self._field = field
+        invalid = (batch.lengths == 0) | (batch.lengths > model.max_steps)
+        self._not_finite = np.empty(0, np.intp)
+        """Steps, in order."""
+        if not model.admits_non_finite:
+            self._not_finite = np.flatnonzero(~np.isfinite(batch.values).all(axis=1))
+            invalid[np.searchsorted(batch.offsets, self._not_finite, side="right") - 1] = True
+        self._indices = np.flatnonzero(invalid)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, place: int) -> InvalidSequence: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[InvalidSequence]: ...
+    def __getitem__(self, place: int | slice) -> InvalidSequence | list[InvalidSequence]:
+        if isinstance(place, slice):
+            return [self._described(index) for index in self._indices[place].tolist()]
+        return self._described(int(self._indices[place]))
+
+    def _described(self, index: int) -> InvalidSequence:
+        steps = int(self._batch.lengths[index])
+        if not steps:
+            return _empty(index, self._field)
+        if steps > self._model.max_steps:
+            return _too_long(index, steps, self._model, self._field)
+        first = np.searchsorted(self._not_finite, self._batch.offsets[index])
+        return _not_finite(self._batch, index, int(self._not_finite[first]), self._field)
 
 
 def _empty(index: int, field: str) -> InvalidSequence:

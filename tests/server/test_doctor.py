@@ -116,6 +116,50 @@ def test_a_taken_port_fails() -> None:
     assert found["port 127.0.0.1:0"]["outcome"] == "ok"
 
 
+def test_settings_that_a_server_refuses_fail() -> None:
+    exposed = ("--address", "0.0.0.0:0", "--metrics-address", "off", "--json")
+
+    code, found, _ = _examine(*exposed)
+    _, insecure, _ = _examine(*exposed, "--insecure")
+
+    assert code == 1
+    assert found["settings"]["outcome"] == "failed"
+    assert "--address 0.0.0.0:0 is beyond loopback" in found["settings"]["found"]
+    assert insecure["settings"]["outcome"] == "ok"
+
+
+def test_the_transport_is_the_one_that_a_server_would_take() -> None:
+    asked = {
+        "tls": ("--tls-certificate", "none", "--tls-key", "none"),
+        "age": ("--max-connection-age", "60"),
+        "nothing": (),
+    }
+
+    found = {
+        name: _examine(*ALL_FREE, "--json", *words)[1]["transport"] for name, words in asked.items()
+    }
+
+    assert {name: each["found"].partition(",")[0] for name, each in found.items()} == {
+        "tls": "grpcio",
+        "age": "grpcio",
+        "nothing": "native",
+    }
+    assert {each["outcome"] for each in found.values()} == {"ok"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="one process alone")
+def test_the_metrics_port_of_each_process_is_looked_at() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, found, _ = _examine(
+            *("--address", "127.0.0.1:0", "--processes", "2", "--json"),
+            *("--metrics-address", f"127.0.0.1:{port - 1}"),
+        )
+
+    assert code == 1
+    assert found[f"port 127.0.0.1:{port}"]["found"] == "Address already in use"
+
+
 def test_files_that_say_who_is_trusted_are_tried(models: Path, tmp_path: Path) -> None:
     for name in ("access", "keys", "certificate", "key"):
         (tmp_path / name).write_text("what = 'nothing'\n")

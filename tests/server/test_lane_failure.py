@@ -175,6 +175,35 @@ def test_a_lane_that_ends_is_replaced_and_the_server_stays_ready(
     assert health == "SERVING"
 
 
+def test_a_lane_that_cannot_be_replaced_leaves_nobody_waiting_and_the_server_not_ready(
+    run_server: RunServer,
+    models: Path,
+    make_sequences: MakeSequences,
+    quick_watchdog: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    del quick_watchdog
+
+    def end(*_: object) -> None:
+        raise SystemExit
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with run_server(models) as server:
+        assert server.health() == "SERVING"
+        monkeypatch.setattr(RowStore, "feeds", end)
+        monkeypatch.setattr(scheduler._Lane, "start", refuse)
+        refusal = server.failure(lambda: server.classify("gru", make_sequences(3)))
+        _until(lambda: server.health() == "NOT_SERVING")
+        live = server.health("/live")
+
+    assert refusal.code is grpc.StatusCode.INTERNAL
+    assert "seqserve-lane-0 could not be replaced" in caplog.text
+    assert live == "SERVING"
+
+
 def test_a_model_whose_every_run_fails_is_not_ready_until_its_golden_set_holds_again(
     run_server: RunServer,
     models: Path,

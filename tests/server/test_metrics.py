@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection
@@ -29,10 +30,12 @@ from seqserve.v1 import (
 )
 from seqserve.v1.classifier_pb2 import ClassifyRequest
 from seqserve_server.errors import AddressUnavailable, InvalidSetting
+from seqserve_server.observability.metrics import endpoint
 from seqserve_server.observability.metrics.calls import Calls, Kind
 from seqserve_server.options import Transport
 from seqserve_server.processes import metrics_address
 from seqserve_server.scheduling.row_store import RowStore
+from seqserve_server.scheduling.scheduler import LaneScheduler
 from seqserve_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -81,11 +84,19 @@ def test_the_metrics_keep_prometheus_conventions(busy: Running) -> None:
         for sample in family.samples:
             assert sample.name.endswith("_total") == (family.type == "counter")
             assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", label) for label in sample.labels)
-    if PROMTOOL:
-        checked = subprocess.run(
-            [PROMTOOL, "check", "metrics"], input=text, capture_output=True, text=True, check=False
-        )
-        assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed")
+def test_promtool_finds_nothing_wrong_with_the_metrics(busy: Running) -> None:
+    checked = subprocess.run(
+        [str(PROMTOOL), "check", "metrics"],
+        input=busy.scraped(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
 def test_the_table_in_the_docs_is_what_a_server_has(busy: Running) -> None:
@@ -351,6 +362,65 @@ def test_a_peer_that_says_nothing_keeps_no_other_waiting(busy: Running) -> None:
             stack.enter_context(socket.create_connection((host, int(port))))
 
         assert busy.metric("seqserve_sequences_total") == 3
+
+
+def test_peers_that_say_a_byte_now_and_then_do_not_shut_prometheus_out(
+    busy: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as there may be at a time, none of them ever silent for long."""
+    monkeypatch.setattr(endpoint, "_PATIENCE_S", 0.5)
+    host, port = busy.server.metrics_address.split(":")
+    with ExitStack() as stack:
+        peers = [
+            stack.enter_context(socket.create_connection((host, int(port))))
+            for _ in range(endpoint._MOST_PEERS)
+        ]
+        end = time.monotonic() + TIMEOUT_S
+        ended: set[socket.socket] = set()
+        while len(ended) < len(peers):
+            assert time.monotonic() < end
+            for peer in peers:
+                peer.settimeout(0.02)
+                try:
+                    peer.sendall(b"G")
+                    if peer.recv(1) == b"":
+                        ended.add(peer)
+                except TimeoutError:
+                    continue
+                except OSError:
+                    ended.add(peer)
+
+        assert busy.metric("seqserve_sequences_total") == 3
+
+
+@pytest.mark.parametrize("query", ["name[]=x", "name%5B%5D=up", "x=1", "?"])
+def test_a_query_changes_nothing(busy: Running, query: str) -> None:
+    with _http(busy) as connection:
+        connection.request("GET", f"/metrics?{query}")
+        answer = connection.getresponse()
+
+        assert answer.status == 200
+        assert b"seqserve_sequences_total" in answer.read()
+
+
+def test_metrics_that_cannot_be_read_are_told_to_the_log_and_to_nobody_else(
+    busy: Running,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("a secret of the house")
+
+    monkeypatch.setattr(LaneScheduler, "stats_by_model", fail)
+    with _http(busy) as connection:
+        connection.request("GET", "/metrics")
+        answer = connection.getresponse()
+
+        assert (answer.status, answer.read()) == (500, b"the server's log says why\n")
+    [record] = [each for each in caplog.records if each.name == endpoint.__name__ and each.exc_info]
+    assert record.message == "the metrics could not be read"
+    assert "Traceback" not in capfd.readouterr().err
 
 
 async def test_a_port_that_is_taken_is_refused_with_words_and_leaves_no_port_open(

@@ -22,6 +22,7 @@ from seqserve.v1.classifier_pb2 import (
     ClassifyResponse,
     OnInvalid,
 )
+from seqserve_server import validation
 from seqserve_server.models.sessions import opener
 from seqserve_server.options import ExecutionProvider
 from seqserve_server.validation import MOST_NAMED
@@ -159,6 +160,30 @@ def test_a_refusal_of_very_many_sequences_fits_into_metadata(
     assert error.message.endswith("(and 299 more sequences)")
     named = [each.field for each in error.detail.field_violations]
     assert named == [f"sequences.lengths[{index}]" for index in range(MOST_NAMED)]
+
+
+def test_only_the_sequences_that_a_refusal_names_are_described(
+    run_server: RunServer, repository: ModelRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every kind of them among very many; the others are counted."""
+    described: list[int] = []
+    invalid_sequence = validation.InvalidSequence
+
+    def counted(index: int, field: str, description: str) -> validation.InvalidSequence:
+        described.append(index)
+        return invalid_sequence(index, field, description)
+
+    bad = [np.empty((0, 3)), np.zeros((MAX_STEPS + 1, 3)), np.full((1, 3), np.nan)]
+    kinds = [each.astype(np.float32) for each in bad] + [np.empty((0, 3), np.float32)] * 1000
+    models: dict[str, PublishedOptions] = {"gru": {}}
+    monkeypatch.setattr(validation, "InvalidSequence", counted)
+    with run_server(repository(**models)) as server:
+        error = server.refusal(request([*some(3), *kinds], on_invalid=ON_INVALID_REJECT))
+
+    assert described == [*range(3, 3 + MOST_NAMED)]
+    assert error.message.endswith("(and 1002 more sequences)")
+    fields = [each.field for each in error.detail.field_violations[:3]]
+    assert fields == ["sequences.lengths[3]", "sequences.lengths[4]", "sequences.values[5]"]
 
 
 def test_bad_live_sequences_are_all_named(server: Running) -> None:

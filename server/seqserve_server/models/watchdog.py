@@ -23,6 +23,11 @@ million of them at 256 units."""
 class Lanes(Protocol):
     """What is looked at."""
 
+    @property
+    def lanes_missing(self) -> int:
+        """How many have ended and could not be replaced."""
+        ...
+
     def longest_turn_s(self) -> float:
         """For how long the slowest lane has not been at a border."""
         ...
@@ -37,7 +42,7 @@ class Watchdog:
 
     Args:
         lanes: What is looked at.
-        health: Told whether a lane hangs.
+        health: Told whether a lane hangs, or is no more.
         repository: Heals the models whose runs fail.
     """
 
@@ -61,9 +66,12 @@ class Watchdog:
     async def look(self) -> None:
         """Looks once."""
         turn_s = self._lanes.longest_turn_s()
-        if (hangs := turn_s > HANGS_S) != self._hangs:
+        missing = self._lanes.lanes_missing
+        if (hangs := missing > 0 or turn_s > HANGS_S) != self._hangs:
             self._hangs = hangs
-            if hangs:
+            if missing:
+                _log.critical("lanes are missing: not ready, start the server again")
+            elif hangs:
                 _log.critical("a lane hangs for %.1f s: not ready until it goes on", turn_s)
             else:
                 _log.warning("no lane hangs any more: ready again")

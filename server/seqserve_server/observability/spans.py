@@ -18,12 +18,15 @@ from typing import Any
 
 import grpc
 from opentelemetry import propagate, trace
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.grpc import aio_server_interceptor, filters
+from opentelemetry.propagators.textmap import CarrierT, Getter, default_getter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from seqserve_server import cores
 from seqserve_server.scheduling.work import Leave, Outcome, Scheduler, Timeline, Work
@@ -33,17 +36,45 @@ from seqserve_server.status import left
 _CLOSE_S = 3.0
 """For what has not been sent yet: a collector that is gone must not keep a server from stopping."""
 
+_TRACEPARENT = "traceparent"
+_LONGEST_PARENT = 512
+"""Of a longer one OpenTelemetry writes a log line too."""
+
 _STATUS_CODE = "rpc.grpc.status_code"
 
 _FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 """What is an error of a server, by OpenTelemetry's conventions for gRPC."""
 
 
+class ParentAlone(TraceContextTextMapPropagator):
+    """Takes `traceparent`, and no other header.
+
+    Of what is malformed in `tracestate` and `baggage` OpenTelemetry writes log lines, with the
+    words of a caller whom nobody has let in yet.
+    """
+
+    def extract(
+        self,
+        carrier: CarrierT,
+        context: Context | None = None,
+        getter: Getter[CarrierT] = default_getter,
+    ) -> Context:
+        """As inherited."""
+        parent = next(iter(getter.get(carrier, _TRACEPARENT) or ()), "")
+        if len(parent) > _LONGEST_PARENT:
+            parent = ""
+        return super().extract({_TRACEPARENT: parent}, context)
+
+
+_PARENT_ALONE = ParentAlone()
+
+
 class Spans:
     """Makes spans, and sends them.
 
     The standard variables of OpenTelemetry hold: OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME,
-    OTEL_RESOURCE_ATTRIBUTES, OTEL_PROPAGATORS, OTEL_BSP_…, OTEL_EXPORTER_OTLP_….
+    OTEL_RESOURCE_ATTRIBUTES, OTEL_BSP_…, OTEL_EXPORTER_OTLP_…. What a caller sends is read by W3C's
+    trace context alone, whatever OTEL_PROPAGATORS says.
 
     Args:
         endpoint: URL of an OTLP collector.
@@ -68,7 +99,12 @@ class Spans:
                 self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
 
     def interceptor(self) -> grpc.aio.ServerInterceptor[Any, Any]:
-        """Makes the spans of calls to a grpcio server, probes left out."""
+        """Makes the spans of calls to a grpcio server, probes left out.
+
+        From now on this process reads headers of traces as `ParentAlone` does: the official
+        interceptor asks OpenTelemetry's global propagator and takes no other.
+        """
+        propagate.set_global_textmap(_PARENT_ALONE)
         made: grpc.aio.ServerInterceptor[Any, Any] = aio_server_interceptor(  # type: ignore[no-untyped-call]
             self._provider, filters.negate(filters.health_check())
         )
@@ -86,7 +122,7 @@ class Spans:
         service, method = path.lstrip("/").split("/", 1)
         span = self._tracer.start_span(
             path,
-            propagate.extract(dict(metadata)),
+            _PARENT_ALONE.extract(dict(metadata)),
             SpanKind.SERVER,
             {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method},
         )

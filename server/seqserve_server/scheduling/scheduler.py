@@ -141,6 +141,11 @@ class LaneScheduler:
         return sum(lane.is_alive() for lane in self._lanes)
 
     @property
+    def lanes_missing(self) -> int:
+        """How many have ended and could not be replaced."""
+        return 0 if self._closed else len(self._lanes) - self.lanes_alive
+
+    @property
     def lanes_busy(self) -> int:
         """How many of them have something to run."""
         return sum(lane.is_alive() and lane.reached is not None for lane in self._lanes)
@@ -213,9 +218,17 @@ class LaneScheduler:
             with self._lock:
                 self._resting.pop(lane, None)
                 self.lanes_died += 1
-            self._lanes[index] = self._lane(index)
-            self._lanes[index].start()
-            self._give_up(_told(error))
+            try:
+                self._give_up(_told(error))  # first: another lane may not be had
+            finally:
+                self._replace(index)
+
+    def _replace(self, index: int) -> None:
+        self._lanes[index] = lane = self._lane(index)
+        try:
+            lane.start()
+        except Exception:
+            _log.critical("%s could not be replaced", lane.name, exc_info=True)
 
     def _take_turns(self, lane: _Lane) -> None:
         workspace = Workspace()

@@ -6,7 +6,9 @@ import logging
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -24,7 +26,7 @@ PATH = "/metrics"
 _MOST_PEERS = 8
 """At a time; others are turned away, so that nobody can have a thread for each connection."""
 _PATIENCE_S = 10.0
-"""With a peer that says nothing."""
+"""With a peer, from its connection to its answer: as long as Prometheus waits by default."""
 
 
 class Endpoint:
@@ -73,14 +75,19 @@ class Endpoint:
 
 
 def _only_metrics(metrics: Callable[..., Any]) -> Callable[..., Iterable[bytes]]:
-    """prometheus-client's own answers whatever is asked for."""
+    """prometheus-client's own answers whatever is asked for, and all of them whatever the query."""
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ["PATH_INFO"] == PATH:
-            answered: Iterable[bytes] = metrics(environ, start_response)
-            return answered
-        start_response("404 Not Found", [("Content-Type", "text/plain")])
-        return [f"metrics are at {PATH}\n".encode()]
+        if environ["PATH_INFO"] != PATH:
+            start_response("404 Not Found", [("Content-Type", "text/plain")])
+            return [f"metrics are at {PATH}\n".encode()]
+        try:
+            answered: Iterable[bytes] = metrics(environ | {"QUERY_STRING": ""}, start_response)
+        except Exception:  # wsgiref would print it
+            _log.exception("the metrics could not be read")
+            start_response("500 Internal Server Error", [("Content-Type", "text/plain")])
+            return [b"the server's log says why\n"]
+        return answered
 
     return answer
 
@@ -89,8 +96,6 @@ _Request = socket.socket | tuple[bytes, socket.socket]
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = _PATIENCE_S
-
     def log_message(self, format: str, *arguments: object) -> None:
         _log.debug("metrics: " + format, *arguments)
 
@@ -102,7 +107,7 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         [(self.address_family, *_, target), *_] = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        self._peers = threading.BoundedSemaphore(_MOST_PEERS)
+        self._peers: dict[_Request, float] = {}  # since when
         super().__init__(target, _Handler)  # type: ignore[arg-type]  # of IPv6 it is longer
         self.set_app(app)
 
@@ -115,7 +120,8 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
 
     def process_request(self, request: _Request, client_address: object) -> None:
         """In a thread of its own, where there are not too many already."""
-        if self._peers.acquire(blocking=False):
+        if len(self._peers) < _MOST_PEERS:
+            self._peers[request] = time.monotonic()
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
@@ -125,7 +131,15 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._peers.release()
+            self._peers.pop(request, None)
+
+    def service_actions(self) -> None:
+        """Now and then: ends the peers that take too long, however often they say something."""
+        for request, since in list(self._peers.items()):
+            if time.monotonic() - since > _PATIENCE_S:
+                assert isinstance(request, socket.socket)
+                with suppress(OSError):  # it has gone
+                    request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: _Request, client_address: object) -> None:
         """A peer that has gone is none of ours."""
