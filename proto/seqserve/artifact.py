@@ -9,12 +9,15 @@ import hashlib
 import os
 import re
 import stat
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from google.protobuf import json_format
 
 from seqserve.errors import InvalidArtifact
-from seqserve.v1.manifest_pb2 import ModelManifest
+from seqserve.v1.manifest_pb2 import ArtifactFile, ModelManifest
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -25,6 +28,8 @@ MAX_MANIFEST_BYTES = 1 << 20
 """Far more than labels and features need; it is parsed before anything vouches for it."""
 MAX_FILE_BYTES = (1 << 31) - 1
 """Of every other file: as much as a protobuf message, and so an ONNX graph, may have."""
+
+_PIECE_BYTES = 1 << 20
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
@@ -121,6 +126,15 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     Raises:
         InvalidArtifact: it is missing, too long, or no plain file.
     """
+    with _plain_file(path) as (file, size):
+        if size > max_bytes:
+            raise InvalidArtifact(f"{path}: has {size} bytes; at most {max_bytes} are read")
+        return file.read(size)
+
+
+@contextmanager
+def _plain_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """It and its size, of one opening: what is swapped afterwards changes nothing."""
     # Not on every system; where they are, a pipe is opened without waiting for its writer.
     flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
@@ -130,11 +144,7 @@ def read_file(path: Path, max_bytes: int) -> bytes:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise InvalidArtifact(f"{path}: is no plain file")
-            if status.st_size > max_bytes:
-                raise InvalidArtifact(
-                    f"{path}: has {status.st_size} bytes; at most {max_bytes} are read"
-                )
-            return file.read(status.st_size)
+            yield file, status.st_size
     except OSError as error:
         raise InvalidArtifact(f"{path}: {error.strerror or error}") from error
 
@@ -176,8 +186,12 @@ def digest_of(manifest: bytes) -> str:
     return hashlib.sha256(manifest).hexdigest()
 
 
-def check_files(manifest: ModelManifest, folder: Path) -> None:
+def check_files(
+    manifest: ModelManifest, folder: Path, keep: Collection[str] = ()
+) -> dict[str, bytes]:
     """Compares every file with the size and sha256 the manifest gives.
+
+    Gives the content of those named in `keep`: the very bytes that were compared.
 
     Raises:
         InvalidArtifact: a file is missing, is no plain file, or differs.
@@ -186,16 +200,44 @@ def check_files(manifest: ModelManifest, folder: Path) -> None:
     for needed in (MODEL_FILE, GOLDEN_FILE):
         if needed not in listed:
             raise InvalidArtifact(f"{folder / MANIFEST_FILE}: lists no {needed}")
+    return {
+        file.path: content
+        for file in manifest.files
+        if (content := _checked(file, folder, keep=file.path in keep)) is not None
+    }
+
+
+def read_checked(manifest: ModelManifest, folder: Path, name: str) -> bytes:
+    """The content of a file that the manifest lists: the very bytes that were compared with it.
+
+    Raises:
+        InvalidArtifact: it is not listed, is missing, is no plain file, or differs.
+    """
     for file in manifest.files:
-        path = folder / file.path
-        if Path(file.path).name != file.path or path.is_symlink() or not path.is_file():
-            raise InvalidArtifact(f"{path}: the manifest lists it, but it is no plain file there")
-        if file.bytes > MAX_FILE_BYTES:
-            raise InvalidArtifact(
-                f"{path}: has {file.bytes} bytes; at most {MAX_FILE_BYTES} are read"
-            )
-        if path.stat().st_size != file.bytes or sha256(path) != file.sha256:
-            raise InvalidArtifact(f"{path}: differs from what was published; publish it again")
+        if file.path == name and (content := _checked(file, folder, keep=True)) is not None:
+            return content
+    raise InvalidArtifact(f"{folder / MANIFEST_FILE}: lists no {name}")
+
+
+def _checked(listed: ArtifactFile, folder: Path, *, keep: bool) -> bytes | None:
+    path = folder / listed.path
+    if Path(listed.path).name != listed.path or path.is_symlink() or not path.is_file():
+        raise InvalidArtifact(f"{path}: the manifest lists it, but it is no plain file there")
+    if listed.bytes > MAX_FILE_BYTES:
+        raise InvalidArtifact(
+            f"{path}: has {listed.bytes} bytes; at most {MAX_FILE_BYTES} are read"
+        )
+    content, digest = None, hashlib.sha256()
+    with _plain_file(path) as (file, size):
+        if size == listed.bytes and keep:
+            content = file.read(size)
+            digest.update(content)
+        elif size == listed.bytes:
+            for _ in range(0, size, _PIECE_BYTES):  # not to its end: it may grow meanwhile
+                digest.update(file.read(_PIECE_BYTES))
+    if size != listed.bytes or digest.hexdigest() != listed.sha256:
+        raise InvalidArtifact(f"{path}: differs from what was published; publish it again")
+    return content
 
 
 def _check(manifest: ModelManifest, path: Path) -> None:
@@ -209,6 +251,10 @@ def _check(manifest: ModelManifest, path: Path) -> None:
         (features.size < 1, f"input.features.size is {features.size}; at least 1 is needed"),
         (len(manifest.labels) < 2, f"labels has {len(manifest.labels)}; 2 or more are needed"),
         (len(set(manifest.labels)) != len(manifest.labels), "labels names a class twice"),
+        (
+            len({file.path for file in manifest.files}) != len(manifest.files),
+            "files lists a path twice",
+        ),
         (manifest.limits.max_steps < 1, "limits.max_steps is 0; at least 1 is needed"),
         (manifest.parity.tolerance <= 0, "parity.tolerance is not above 0"),
         (manifest.graph.minimum_rows not in (1, 2), "graph.minimum_rows is neither 1 nor 2"),

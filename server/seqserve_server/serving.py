@@ -113,7 +113,7 @@ class Server:
             self._changes.counting(lambda folder: self._load(folder, attempt)),
             lambda: self._health.publish(self._repository.entries()),
             on_look=lambda failed: self._changes.looked(failed=failed),
-            load_again=self._load,
+            load_again=lambda folder, digest: self._load(folder, digest=digest),
             on_rest=self._prover.rest,
         )
         self._scheduler = (make_scheduler or _scheduler)(settings)
@@ -307,10 +307,10 @@ class Server:
         return self._open_session
 
     def _load(
-        self, folder: Path, try_first: loading.Try | None = None
+        self, folder: Path, try_first: loading.Try | None = None, *, digest: str = ""
     ) -> tuple[ServedModel, Proof]:
         signed = self._trust.check if self._trust else None
-        return loading.load(folder, self._opener(), try_first, signed=signed)
+        return loading.load(folder, self._opener(), try_first, signed=signed, digest=digest)
 
     def _watch(self, watched: Watched[_T]) -> Watched[_T]:
         self._looking.append(asyncio.create_task(_look(watched)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,6 +178,7 @@ Change = Callable[[ModelManifest], object]
         (lambda m: m.input.features.ClearField("size"), "input.features.size is 0; at least 1"),
         (_no_labels, "labels has 1; 2 or more are needed"),
         (lambda m: m.labels.append("walk"), "labels names a class twice"),
+        (lambda m: m.files.append(m.files[0]), "files lists a path twice"),
         (lambda m: m.ClearField("limits"), "limits.max_steps is 0; at least 1"),
         (lambda m: m.ClearField("parity"), "parity.tolerance is not above 0"),
         (lambda m: setattr(m.graph, "minimum_rows", 3), "minimum_rows is neither 1 nor 2"),
@@ -235,6 +237,31 @@ def test_a_file_that_is_not_what_was_published_is_named(
     with pytest.raises(InvalidArtifact, match=message) as caught:
         artifact.check_files(artifact.read_manifest(folder), folder)
     assert str(folder / name) in str(caught.value)
+
+
+def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / artifact.MODEL_FILE
+    is_file = Path.is_file
+
+    def look_then_swap(self: Path) -> bool:
+        found = is_file(self)
+        if self == path:
+            path.unlink()
+            os.mkfifo(path)
+        return found
+
+    monkeypatch.setattr(Path, "is_file", look_then_swap)
+    with pytest.raises(InvalidArtifact, match="is no plain file"):
+        artifact.check_files(artifact.read_manifest(folder), folder)
+
+
+def test_what_is_kept_is_what_was_compared(folder: Path) -> None:
+    manifest = artifact.read_manifest(folder)
+    kept = artifact.check_files(manifest, folder, keep=(artifact.MODEL_FILE, "report.html"))
+    assert kept == {name: CONTENT[name] for name in (artifact.MODEL_FILE, "report.html")}
+    assert artifact.read_checked(manifest, folder, artifact.GOLDEN_FILE) == b"golden"
 
 
 @pytest.mark.parametrize("path", ["../model.onnx", "sub/model.onnx", "", "/etc/hostname"])

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from seqserve import artifact
 from seqserve.golden import GoldenSet
 from seqserve.v1.catalog_pb2 import ModelState
+from seqserve_server.models import loading
 from seqserve_server.models.version_policy import parse
 
 if TYPE_CHECKING:
@@ -118,6 +119,33 @@ def test_the_newest_sound_version_is_served_where_the_newest_is_damaged(
         states = {status.version: status.state for status in server.listed("gru")}
 
     assert states == {3: ModelState.MODEL_STATE_FAILED, 2: ModelState.MODEL_STATE_READY}
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        pytest.param(b"\x0a", id="plain"),
+        pytest.param(b"\x8a\x00", id="overlong"),
+        pytest.param(b"\x8a\x80\x80\x80\x10", id="overlong, with bits that are ignored"),
+        pytest.param(b"\x8a" + 8 * b"\x80" + b"\x00", id="ten bytes"),
+        pytest.param(b"\x12\x01w\x0a", id="after the value"),
+    ],
+)
+@pytest.mark.parametrize(
+    "length",
+    [
+        pytest.param(b"\x08", id="plain"),
+        pytest.param(b"\x88\x00", id="overlong"),
+        pytest.param(b"\x88" + 8 * b"\x80" + b"\x00", id="ten bytes"),
+    ],
+)
+@pytest.mark.parametrize("before", [0, loading._PIECE_BYTES - 4], ids=["", "between two pieces"])
+def test_weights_in_other_files_are_found_however_their_key_is_spelt(
+    tag: bytes, length: bytes, before: int
+) -> None:
+    graph = bytes(before) + tag + length + b"location"
+    assert loading._has_external_data(graph)
+    assert not loading._has_external_data(graph.replace(b"location", b"locations"[1:]))
 
 
 def _list_files_as_they_are(folder: Path) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+import select
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +26,16 @@ from onnx import TensorProto, helper
 
 from seqserve import artifact
 from seqserve.errors import InvalidArtifact
+from seqserve.golden import Proof
 from seqserve.v1.catalog_pb2 import ModelState
 from seqserve.v1.repository_pb2 import ReloadRepositoryRequest
 from seqserve_server.errors import Draining
 from seqserve_server.models import loading
 from seqserve_server.models.proving import Limits, Prover
-from seqserve_server.models.sessions import opener
+from seqserve_server.models.repository import Repository
+from seqserve_server.models.served_model import ServedModel
+from seqserve_server.models.sessions import Session, opener
+from seqserve_server.models.version_policy import VersionPolicy
 from seqserve_server.options import ExecutionProvider
 
 if TYPE_CHECKING:
@@ -32,6 +44,10 @@ if TYPE_CHECKING:
 MakeSequences = Callable[..., list[NDArray[np.float32]]]
 PublishAs = Callable[[Path, Path, int], None]
 Nodes = Sequence[onnx.NodeProto]
+
+TIMEOUT_S = 60.0
+BEGUN_CPU_S = 3.0
+"""More than it takes to import and open: then it runs."""
 
 
 def crash() -> Nodes:
@@ -155,6 +171,129 @@ def test_a_new_version_that_crashes_is_refused_while_the_old_one_is_served(
         assert after == before
         assert server.health("gru") == "SERVING"
     assert "refused gru version 3" in caplog.text
+
+
+def test_a_version_that_waits_for_itself_is_refused(
+    gru: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asleep = [sys.executable, "-c", "import threading; threading.Event().wait()"]
+    _start_instead(monkeypatch, asleep)
+    prover = Prover(ExecutionProvider.CPU, limits=Limits(clock_s=0.1))
+    with pytest.raises(InvalidArtifact, match="takes longer than a version may"):
+        prover.attempt(gru)
+    prover.close()
+
+
+def test_the_process_ends_with_a_server_that_is_killed(gru: Path) -> None:
+    append(gru, never_end())
+    script = (
+        "import sys, threading; from pathlib import Path\n"
+        "from seqserve_server.models import proving\n"
+        "start = proving._start\n"
+        "def told(*a):\n p = start(*a); print(p.pid, flush=True); return p\n"
+        "proving._start = told\n"
+        "provider = proving.ExecutionProvider.CPU\n"
+        "proving.Prover(provider).attempt(Path(sys.argv[1]))\n"
+    )
+    command = [sys.executable, "-c", script, str(gru)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        pid = int(server.stdout.readline())
+        _until(lambda: _cpu_s(pid) > BEGUN_CPU_S)
+        watched = os.pidfd_open(pid)
+        server.kill()
+    try:
+        assert select.select([watched], [], [], TIMEOUT_S)[0]
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        os.close(watched)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP], ids=str)
+def test_a_process_that_others_end_is_no_fault_of_the_version(
+    prover: Prover, gru: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    _start_instead(
+        monkeypatch, [sys.executable, "-c", f"import os; os.kill(os.getpid(), {number})"]
+    )
+    with pytest.raises(loading.NotTriedError, match=f"was ended by {number.name}"):
+        prover.attempt(gru)
+    monkeypatch.undo()
+    assert prover.attempt(gru).proof.bit_equal
+
+
+def test_a_version_that_could_not_be_tried_is_tried_again_at_the_next_poll(
+    run_server: RunServer,
+    versions: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _start_instead(monkeypatch, ["/nowhere/python"])
+    with run_server(versions, poll_interval_s=0.01) as server:
+        assert not server.ready()
+        assert "no process to try it in" in server.listed("gru")[-1].message
+        monkeypatch.undo()
+        _until(lambda: {"gru 3", "lstm 1"} <= set(server.ready()))
+    assert "refused" not in caplog.text
+
+
+def _start_instead(monkeypatch: pytest.MonkeyPatch, command: Sequence[str]) -> None:
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda _, *args, **options: popen(command, *args, **options)
+    )
+
+
+def _cpu_s(pid: int) -> float:
+    used = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("overwritten", [False, True], ids=["as it was", "overwritten"])
+def test_a_failing_version_is_opened_unproved_only_where_it_is_what_was_proved(
+    versions: Path, *, overwritten: bool
+) -> None:
+    opened: list[str] = []
+    open_session = opener(ExecutionProvider.CPU)
+
+    def load(folder: Path) -> tuple[ServedModel, Proof]:
+        opened.append("proved elsewhere")
+        return loading.load(folder, open_session)
+
+    def load_again(folder: Path, digest: str) -> tuple[ServedModel, Proof]:
+        opened.append("here")
+        return loading.load(folder, open_session, digest=digest)
+
+    async def nothing() -> None: ...
+
+    async def heal() -> None:
+        repository = Repository(versions, VersionPolicy(), load, nothing, load_again=load_again)
+        await repository.reload()
+        opened.clear()
+        if overwritten:
+            manifest = versions / "gru" / "3" / artifact.MANIFEST_FILE
+            manifest.write_bytes(manifest.read_bytes() + b"\n")
+        await repository.heal(repository.find("gru", 3))
+        await repository.close()
+
+    asyncio.run(heal())
+    assert opened == ["proved elsewhere" if overwritten else "here"]
+
+
+def test_a_version_of_another_digest_than_was_served_is_not_opened(gru: Path) -> None:
+    def never(_: bytes) -> Session:
+        raise AssertionError
+
+    with pytest.raises(InvalidArtifact, match="is no more what was served"):
+        loading.load(gru, never, digest=artifact.digest(gru.parent / "2"))
 
 
 def test_closing_gives_up_what_is_being_tried(gru: Path) -> None:

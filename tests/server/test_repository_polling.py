@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -203,6 +205,49 @@ def test_a_repository_that_is_away_for_a_while_leaves_what_is_served_and_says_so
         elsewhere.rename(versions)
         _until(lambda: _served(server, "gru") == [2])
         assert caplog.text.count("can be read again") == 1
+
+
+def test_a_link_that_goes_round_costs_its_version_alone(
+    run_server: RunServer, versions: Path
+) -> None:
+    with run_server(versions, poll_interval_s=OFTEN_S) as server:
+        shutil.copytree(versions / "gru" / "3", versions / "gru" / "aside")
+        manifest = versions / "gru" / "aside" / artifact.MANIFEST_FILE
+        manifest.unlink()
+        manifest.symlink_to(manifest.name)
+        (versions / "gru" / "aside").rename(versions / "gru" / "4")
+        _until(lambda: len(server.listed("gru")) == 2 and "gru 3" in server.ready())
+        _until(lambda: "is a link" in server.listed("gru")[-1].message)
+        shutil.copytree(versions / "lstm" / "1", versions / "lstm" / "aside")
+        (versions / "lstm" / "aside").rename(versions / "lstm" / "2")
+        _until(lambda: len(server.listed("lstm")) == 2)
+        assert _served(server, "gru") == [3]
+
+
+def test_the_process_ends_while_a_version_is_being_read(tmp_path: Path) -> None:
+    (tmp_path / "gru" / "1").mkdir(parents=True)
+    script = """
+import asyncio, sys, threading
+from pathlib import Path
+from seqserve_server.models.repository import Repository
+from seqserve_server.models.version_policy import VersionPolicy
+
+async def main():
+    reading = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    def load(folder):
+        loop.call_soon_threadsafe(reading.set)
+        threading.Event().wait()
+    async def nothing(): ...
+    repository = Repository(Path(sys.argv[1]), VersionPolicy(), load, nothing)
+    loading = asyncio.create_task(repository.reload())
+    await reading.wait()
+    await repository.close()
+
+asyncio.run(main())
+"""
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    assert subprocess.run(command, timeout=TIMEOUT_S, check=True).returncode == 0
 
 
 def test_a_poll_leaves_alone_what_an_operator_did_to_models_whose_files_are_the_same(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -183,20 +184,37 @@ def test_a_change_of_any_listed_file_is_seen(versions: Path) -> None:
     loading.load(folder, opener(ExecutionProvider.CPU))
 
 
-@pytest.mark.parametrize("name", [artifact.MODEL_FILE, artifact.GOLDEN_FILE])
-def test_a_file_that_is_swapped_after_it_was_checked_is_not_used(
-    versions: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_graph_that_is_swapped_after_it_was_proved_is_not_opened(versions: Path) -> None:
     folder = versions / "gru" / "3"
-    check_files = artifact.check_files
 
-    def check_then_swap(*arguments: object) -> None:
-        check_files(*arguments)  # type: ignore[arg-type]
-        shutil.copy(versions / "gru" / "2" / name, folder / name)
+    def prove_then_swap(folder: Path) -> loading.Proven:
+        proven = loading.attempt(folder, opener(ExecutionProvider.CPU))
+        shutil.copy(versions / "gru" / "2" / artifact.MODEL_FILE, folder)
+        return proven
 
-    monkeypatch.setattr(artifact, "check_files", check_then_swap)
-    with pytest.raises(InvalidArtifact, match=f"{name}: changed while it was read"):
-        loading.load(folder, opener(ExecutionProvider.CPU))
+    def never(_: bytes) -> Session:
+        raise AssertionError
+
+    with pytest.raises(InvalidArtifact, match=r"model.onnx: differs from what was published"):
+        loading.load(folder, never, prove_then_swap)
+
+
+def test_each_file_is_hashed_once(versions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = versions / "gru" / "3"
+    opened: list[str] = []
+    opening = os.open
+
+    def counting(path: Path, flags: int) -> int:
+        opened.append(Path(path).name)
+        return opening(path, flags)
+
+    monkeypatch.setattr(os, "open", counting)
+    proven = loading.attempt(folder, opener(ExecutionProvider.CPU))
+    assert sorted(opened) == sorted([*_files(folder), artifact.MANIFEST_FILE])
+
+    opened.clear()
+    loading.load(folder, opener(ExecutionProvider.CPU), lambda folder: proven)
+    assert opened == [artifact.MANIFEST_FILE, artifact.MODEL_FILE]
 
 
 def test_files_that_are_swapped_once_they_were_read_change_nothing(versions: Path) -> None:

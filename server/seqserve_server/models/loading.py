@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -25,12 +24,13 @@ from seqserve_server.scheduling.warmup import warm_up
 RUN_BYTES = 64 << 20
 """Working memory that one run may take, about: beyond it a batch is run in parts."""
 
-_EXTERNAL_DATA = re.compile(rb"\x0a(?:\x08|\x88\x80*\x00)location")
-"""A TensorProto's external_data entry with the key "location" (ONNX IR, StringStringEntryProto):
-tag, length in any of its encodings, key. Given a graph as bytes, onnxruntime would look for such
-a file in the working directory, which nobody has hashed."""
+_EXTERNAL_DATA = re.compile(rb"(?:\x08|\x88\x80{0,8}\x00)location")
+"""The key "location" of a TensorProto's external_data entry (ONNX IR, StringStringEntryProto) after
+its length in any of its encodings; whatever the tag before it, which has more spellings than are
+worth listing: parsers ignore bits of an overlong one. Given a graph as bytes, onnxruntime would
+look for such a file in the working directory, which nobody has hashed."""
 
-_LONGEST_MATCH = 16
+_LONGEST_MATCH = 10 + len("location")
 _PIECE_BYTES = 1 << 20
 
 _GATES = {Cell.CELL_LSTM: 4, Cell.CELL_GRU: 3}
@@ -48,7 +48,11 @@ class Proven:
 
 
 Try = Callable[[Path], Proven]
-"""Tries the version in a folder somewhere else; raises as `load`."""
+"""Tries the version in a folder somewhere else; raises as `load`, or NotTriedError."""
+
+
+class NotTriedError(Exception):
+    """A version could not be tried now, for no fault of its own."""
 
 
 Signed = Callable[[bytes, Path], None]
@@ -61,6 +65,7 @@ def load(
     try_first: Try | None = None,
     *,
     signed: Signed | None = None,
+    digest: str = "",
 ) -> tuple[ServedModel, Proof]:
     """The model in `folder`, ready to answer, and what its golden set showed.
 
@@ -69,20 +74,25 @@ def load(
         open_session: Opens the graph in onnxruntime.
         try_first: Proves it and warms it up before it is opened here; without, both is done here.
         signed: Asked before anything else is made of it; without, no signature is needed.
+        digest: What the version's must be; any will do where it is empty.
 
     Raises:
         InvalidArtifact: the artifact is damaged, its graph does not run, or its answers here
-            are not those it was published with.
+            are not those it was published with; or its digest is another.
+        NotTriedError: of `try_first`.
     """
-    version = _read(folder, signed)
-    if try_first is None:
+    content = _manifest_bytes(folder, signed)
+    if digest and artifact.digest_of(content) != digest:
+        raise InvalidArtifact(f"{folder}: is no more what was served")
+    proven = try_first(folder) if try_first else None
+    if proven and proven.digest != artifact.digest_of(content):
+        raise InvalidArtifact(f"{folder}: changed while it was read")
+    version = _read(content, folder, checked=proven is not None)
+    if proven is None:
         runner, provider = _opened(version, open_session)
         proof = _prove(version, runner.graph, provider)
         warm_up(runner)
-    else:
-        proven = try_first(folder)
-        if proven.digest != version.digest:
-            raise InvalidArtifact(f"{folder}: changed while it was read")
+    else:  # the other files were checked there, and nothing is made of them here
         proof = proven.proof
         runner, provider = _opened(version, open_session)
         _run_once(version, runner)
@@ -99,7 +109,7 @@ def load(
 
 def attempt(folder: Path, open_session: OpenSession) -> Proven:
     """Opens the version, proves it and warms it up, as `load` does without `try_first`."""
-    version = _read(folder)
+    version = _read(_manifest_bytes(folder), folder)
     runner, provider = _opened(version, open_session)
     proof = _prove(version, runner.graph, provider)
     return Proven(version.digest, proof, warm_up(runner))
@@ -114,21 +124,31 @@ class _Version:
     manifest: ModelManifest
     model: bytes
     golden: bytes
+    """Empty where it was proved elsewhere."""
 
 
-def _read(folder: Path, signed: Signed | None = None) -> _Version:
+def _manifest_bytes(folder: Path, signed: Signed | None = None) -> bytes:
     if not folder.is_dir():
         raise InvalidArtifact(f"{folder}: there is no such folder")
     artifact.check_inside(folder)
     content = artifact.manifest_bytes(folder)
     if signed is not None:
         signed(content, folder)
+    return content
+
+
+def _read(content: bytes, folder: Path, *, checked: bool = False) -> _Version:
+    """Where others have checked all files, only what is opened here is read and checked again."""
     manifest = artifact.parse_manifest(content, folder)
-    artifact.check_files(manifest, folder)
-    model, golden = (
-        _read_model(manifest, folder),
-        _read_file(manifest, folder, artifact.GOLDEN_FILE),
-    )
+    if checked:
+        model, golden = artifact.read_checked(manifest, folder, artifact.MODEL_FILE), b""
+    else:
+        used = (artifact.MODEL_FILE, artifact.GOLDEN_FILE)
+        files = artifact.check_files(manifest, folder, keep=used)
+        model, golden = (files[name] for name in used)
+    if _has_external_data(model):
+        path = folder / artifact.MODEL_FILE
+        raise InvalidArtifact(f"{path}: keeps weights in other files; it must hold all of them")
     return _Version(folder, artifact.digest_of(content), manifest, model, golden)
 
 
@@ -147,24 +167,6 @@ def _opened(version: _Version, open_session: OpenSession) -> tuple[Runner, str]:
         version=manifest.version,
     )
     return runner, provider
-
-
-def _read_file(manifest: ModelManifest, folder: Path, name: str) -> bytes:
-    """What is used is what was hashed, and all of it: even where the file changes in between."""
-    path = folder / name
-    content = artifact.read_file(path, artifact.MAX_FILE_BYTES)
-    digests = {file.path: file.sha256 for file in manifest.files}
-    if hashlib.sha256(content).hexdigest() != digests[name]:
-        raise InvalidArtifact(f"{path}: changed while it was read")
-    return content
-
-
-def _read_model(manifest: ModelManifest, folder: Path) -> bytes:
-    content = _read_file(manifest, folder, artifact.MODEL_FILE)
-    if _has_external_data(content):
-        path = folder / artifact.MODEL_FILE
-        raise InvalidArtifact(f"{path}: keeps weights in other files; it must hold all of them")
-    return content
 
 
 def _has_external_data(model: bytes) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import queue
 import select
 import signal
 import subprocess
@@ -28,9 +29,9 @@ from typing import Any
 from seqserve import errors
 from seqserve.errors import InvalidArtifact
 from seqserve.golden import Proof
-from seqserve_server import cores
+from seqserve_server import cores, memory
 from seqserve_server.errors import Draining
-from seqserve_server.models.loading import Proven, attempt
+from seqserve_server.models.loading import NotTriedError, Proven, attempt
 from seqserve_server.models.sessions import opener
 from seqserve_server.options import ExecutionProvider
 from seqserve_server.scheduling.cost import Spent
@@ -39,7 +40,10 @@ _log = logging.getLogger(__name__)
 
 CPU_S = 600
 """Processor time that a version may take: one that needs more is taken for one that never ends.
-Not time on the clock: on a busy core the process may wait for long."""
+On the clock it may be longer: on a busy core the process may wait for long."""
+CLOCK_S = 3600.0
+"""Time on the clock that a version may take in any case: one that waits for itself takes no
+processor time, and no other is loaded meanwhile."""
 PATIENCE_S = 20.0
 """How long a version may wait for cores that are never free, behind others. After that it is tried
 by a process that has a small share in any case."""
@@ -47,7 +51,16 @@ MEMORY_SHARE = 0.5
 """Of this machine's or container's memory, what the process may take."""
 LEAST_MEMORY_BYTES = 2 << 30
 """What it may take of address space in any case: a run asks for more than it writes to."""
-_CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
+_OF_THE_GRAPH = {
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGSEGV,
+    signal.SIGTRAP,
+    signal.SIGXCPU,
+}
+"""Signals that a process gets for what it does, and not from others, nor where memory is short."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,8 @@ class Limits:
 
     cpu_s: int = CPU_S
     """For one version."""
+    clock_s: float = CLOCK_S
+    """For one version, once it need not wait for free cores."""
     memory_bytes: int = 0
     """Beyond what it has from the start; 0 for a share of what there is."""
 
@@ -97,6 +112,7 @@ class Prover:
 
         Raises:
             InvalidArtifact: as there; or the process ended over it, and did so again.
+            NotTriedError: the process could not be started, or was ended by others.
             Draining: it was closed.
         """
         with self._at_work:
@@ -122,7 +138,8 @@ class Prover:
         try:
             return self._attempt(folder)
         except _EndedOverItError as again:
-            raise InvalidArtifact(f"{folder}: {again}") from again
+            kind = InvalidArtifact if again.of_the_graph else NotTriedError
+            raise kind(f"{folder}: {again}") from again
 
     def _end(self) -> None:
         process, self._process = self._process, None
@@ -130,7 +147,10 @@ class Prover:
             _end(process)
 
     def _attempt(self, folder: Path) -> Proven:
-        process = self._process = self._process or _start(self._provider, self._limits)
+        try:
+            process = self._process = self._process or _start(self._provider, self._limits)
+        except OSError as error:
+            raise NotTriedError(f"{folder}: no process to try it in: {error.strerror}") from error
         if self._closed:
             self._end()
             raise Draining
@@ -141,9 +161,13 @@ class Prover:
             order = {"folder": str(folder.absolute()), "behind": behind, "hurry": self._hurries}
             process.stdin.write(json.dumps(order) + "\n")
             process.stdin.flush()
-            patience_s = PATIENCE_S if behind and not self._hurries else None
-            if not select.select([process.stdout], [], [], patience_s)[0]:
-                raise TimeoutError
+            patient = behind and not self._hurries
+            most_s = PATIENCE_S if patient else self._limits.clock_s
+            if not select.select([process.stdout], [], [], most_s)[0]:
+                if patient:
+                    raise TimeoutError
+                self._end()
+                raise InvalidArtifact(f"{folder}: takes longer than a version may: {most_s:g} s")
             line = process.stdout.readline()
         except BrokenPipeError:
             line = ""
@@ -171,6 +195,7 @@ class _EndedOverItError(Exception):
 
     def __init__(self, code: int) -> None:
         self.for_its_time = -code == signal.SIGXCPU
+        self.of_the_graph = code >= 0 or -code in _OF_THE_GRAPH
         if self.for_its_time:
             how = "took more processor time than a version may"
         elif code < 0:
@@ -215,8 +240,10 @@ def main() -> None:
     open_session = opener(ExecutionProvider(sys.argv[1]))
     limits = Limits(**json.loads(sys.argv[2]))
     _limit_memory(limits.memory_bytes)
-    for line in sys.stdin:
-        order = json.loads(line)
+    orders: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(orders,), daemon=True).start()
+    while True:
+        order = json.loads(orders.get())
         if order["behind"]:
             cores.last_in_line(at_all=order["hurry"])
         _limit_processor(limits.cpu_s)
@@ -228,12 +255,19 @@ def main() -> None:
         answers.flush()
 
 
+def _listen(orders: queue.SimpleQueue[str]) -> None:
+    """Whatever is being tried: the server may be killed, and nobody else would end this process."""
+    for line in sys.stdin:
+        orders.put(line)
+    os._exit(0)
+
+
 def _limit_memory(most: int) -> None:
     with suppress(ImportError, OSError, ValueError):  # elsewhere, there is none
         import resource
 
         used = _data_bytes()
-        share = int(MEMORY_SHARE * _memory_bytes())
+        share = int(MEMORY_SHARE * memory.granted())
         most = used + (most or max(share, LEAST_MEMORY_BYTES))
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -251,13 +285,6 @@ def _limit_processor(seconds: int) -> None:
 def _data_bytes() -> int:
     """What it has: see proc(5), statm."""
     return int(Path("/proc/self/statm").read_text().split()[5]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _memory_bytes() -> int:
-    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(OSError, ValueError):  # no cgroup, or no limit: "max"
-        most = min(most, int(_CGROUP_MEMORY.read_text()))
-    return most
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import Awaitable, Callable, Collection, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -30,6 +31,7 @@ from seqserve.errors import InvalidArtifact
 from seqserve.golden import Proof
 from seqserve.v1.manifest_pb2 import ModelManifest
 from seqserve_server.errors import CannotLoad, CannotStart, Draining, ModelLoading, ModelNotFound
+from seqserve_server.models.loading import NotTriedError
 from seqserve_server.models.served_model import ServedModel
 from seqserve_server.models.version_policy import VersionPolicy
 
@@ -37,6 +39,7 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 Load = Callable[[Path], tuple[ServedModel, Proof]]
+LoadAgain = Callable[[Path, str], tuple[ServedModel, Proof]]
 OnChange = Callable[[], Awaitable[None]]
 Files = tuple[tuple[str, int, int, int, int], ...]
 """What tells a version's files from others without reading them: of the folder and of each file
@@ -91,7 +94,8 @@ class Repository:
         load: Reads and proves the version in a folder.
         on_change: Awaited after every change of a version's state.
         on_look: Told after every look at the folder whether it failed.
-        load_again: As `load`, for a version that was proved but whose runs fail in this process.
+        load_again: As `load`, for a version that was proved but whose runs fail in this process;
+            refuses one of another digest than it is given.
         on_rest: Called on the thread of `load` when there is no more to load for now.
     """
 
@@ -103,7 +107,7 @@ class Repository:
         on_change: OnChange,
         *,
         on_look: Callable[[bool], None] = lambda failed: None,
-        load_again: Load | None = None,
+        load_again: LoadAgain | None = None,
         on_rest: Callable[[], None] = lambda: None,
     ) -> None:
         self._root = root
@@ -111,10 +115,11 @@ class Repository:
         self._load = load
         self._on_change = on_change
         self._on_look = on_look
-        self._load_again = load_again or load
+        self._load_again = load_again or (lambda folder, digest: load(folder))
         self._on_rest = on_rest
         self._seen: dict[str, dict[int, Files]] = {}
         self._tried: dict[tuple[str, int], Files | None] = {}
+        self._not_tried: set[str] = set()
         self._unreadable = False
         self._entries: dict[str, dict[int, Entry]] = {}
         self._newest: dict[str, ServedModel] = {}
@@ -122,7 +127,6 @@ class Repository:
         self._changing = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
         self._healing: set[tuple[str, int]] = set()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="seqserve-load")
 
     def find(self, name: str, version: int) -> ServedModel:
         """The served version; the newest where `version` is 0.
@@ -231,7 +235,6 @@ class Repository:
         for change in changes:
             change.cancel()
         await asyncio.gather(*changes, return_exceptions=True)
-        self._thread.shutdown(wait=False, cancel_futures=True)
         self._entries.clear()
         self._newest.clear()
 
@@ -251,6 +254,7 @@ class Repository:
                     raise
                 raise CannotLoad(f"the repository cannot be read: {error.strerror}") from error
             self._tried.clear()  # whoever asks for it wants all to be tried
+            self._not_tried.clear()
             names = self._seen.keys() | self._policy.named.keys() | self._entries.keys()
             await self._bring_in_line(names)
             self._read_once = True
@@ -276,6 +280,8 @@ class Repository:
             self._unreadable = False
             names = seen.keys() | self._seen.keys()
             changed = {name for name in names if seen.get(name) != self._seen.get(name)}
+            changed |= self._not_tried
+            self._not_tried.clear()
             self._seen = seen
             if changed:
                 await self._bring_in_line(changed)
@@ -321,9 +327,11 @@ class Repository:
             if not entry.ailing:
                 message = "its runs fail; it is being proved again"
                 await self._enter(replace(entry, ailing=True, message=message))
-            healed = await self._in_thread(
-                lambda: self._loaded(model.name, model.version, self._load_again)
-            )
+            try:
+                healed = await self._in_thread(lambda: self._healed(entry))
+            except NotTriedError as error:
+                _log.warning("%s could not be proved again: %s", entry, error)
+                return False
             if healed.state is State.READY:
                 await self._enter(healed)
             return healed.state is State.READY
@@ -367,7 +375,14 @@ class Repository:
             return True
         if not served:
             await self._enter(Entry(name, version, State.LOADING, "is being read and proved"))
-        entry = await self._in_thread(lambda: self._loaded(name, version, self._load))
+        try:
+            entry = await self._in_thread(lambda: self._loaded(name, version, self._load))
+        except NotTriedError as error:
+            _log.warning("%s version %d could not be tried: %s", name, version, error)
+            del self._tried[key]
+            self._not_tried.add(name)
+            message = str(error).replace(f"{self._root}/", "")
+            entry = Entry(name, version, State.FAILED, f"could not be tried yet: {message}")
         if served and entry.state is not State.READY:
             return True
         await self._enter(entry)
@@ -380,12 +395,22 @@ class Repository:
             return artifact.digest(folder) == entry.digest
         return True
 
+    def _healed(self, entry: Entry) -> Entry:
+        """What has taken the version's place in the folder is as strange as any other."""
+        load = self._load
+        if self._is_unchanged(entry):
+            load = partial(self._load_again_as, entry.digest)
+        return self._loaded(entry.name, entry.version, load)
+
+    def _load_again_as(self, digest: str, folder: Path) -> tuple[ServedModel, Proof]:
+        return self._load_again(folder, digest)
+
     def _loaded(self, name: str, version: int, load: Load) -> Entry:
         """Runs on the loading thread."""
         try:
             folder = artifact.version_path(self._root, name, version)
             model, proof = load(folder)
-        except CannotStart:
+        except (CannotStart, NotTriedError):
             raise
         except Draining:
             return Entry(name, version, State.FAILED, "the server is stopping")
@@ -446,23 +471,42 @@ class Repository:
         return ModelNotFound(f"{asked} is not served; served are: {', '.join(served) or 'none'}")
 
     def _published(self) -> dict[str, dict[int, Files]]:
+        return {name: self._published_of(name) for name in artifact.models(self._root)}
+
+    def _published_of(self, name: str) -> dict[int, Files]:
+        try:
+            versions = artifact.versions(self._root, name)
+        except OSError as error:  # the others are read all the same
+            _log.warning("%s cannot be read (%s)", self._root / name, error.strerror)
+            return self._seen.get(name, {})
         return {
-            name: {
-                version: _files(artifact.version_path(self._root, name, version))
-                for version in artifact.versions(self._root, name)
-            }
-            for name in artifact.models(self._root)
+            version: _files(artifact.version_path(self._root, name, version))
+            for version in versions
         }
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        """On a daemon, for which the process does not wait when it ends."""
+        future: Future[_T] = Future()
+        future.set_running_or_notify_cancel()
+
+        def run() -> None:
+            try:
+                result = work()
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        threading.Thread(target=run, name="seqserve-load", daemon=True).start()
+        return await asyncio.wrap_future(future)
 
 
 def _files(folder: Path) -> Files:
     try:
         with os.scandir(folder) as listing:
-            status = [(".", folder.stat()), *((each.name, each.stat()) for each in listing)]
-    except (FileNotFoundError, PermissionError):  # it is going at this moment, or not for us
+            files = [(each.name, each.stat(follow_symlinks=False)) for each in listing]
+        status = [(".", folder.stat()), *files]
+    except OSError:  # it is going at this moment, or not for us: loading it will tell
         return ()
     return tuple(
         (name, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns)

@@ -11,6 +11,7 @@ from pathlib import Path
 from seqserve.errors import ContractError, GoldenMismatch
 from seqserve.golden import Proof
 from seqserve_server.errors import CannotStart, ServerError
+from seqserve_server.models.loading import NotTriedError
 from seqserve_server.models.repository import Load
 from seqserve_server.models.served_model import ServedModel
 
@@ -65,7 +66,7 @@ class Changes:
         def counted(folder: Path) -> tuple[ServedModel, Proof]:
             try:
                 model, proof = load(folder)
-            except CannotStart:  # none of the version's faults
+            except (CannotStart, NotTriedError):  # none of the version's faults
                 raise
             except Exception as error:
                 self.refused(folder.parent.name, int(folder.name), error)
