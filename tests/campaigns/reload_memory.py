@@ -1,7 +1,7 @@
 """Versions that come and go, again and again: what memory, descriptors and threads are left by it.
 
 Each cycle publishes a version, serves calls with it, and takes the version before away. Memory is
-that of the server without its helper process, at the end against the level after a few cycles: what
+that of the server without the process that tries versions, at the end against the level after a few cycles: what
 a process fills once, and keeps, is no leak.
 """
 
@@ -114,7 +114,7 @@ def hold(claims: Claims, where: str, levels: list[Level]) -> None:
     found = f"{growth:+.1%} ({begin:.0f} → {end:.0f} MiB)"
     claims.hold(where, f"memory grows ≤ {MOST_GROWTH:.0%}", found, growth <= MOST_GROWTH)
     for name in ("descriptors", "threads"):
-        # The helper process may be there or not, at the moment that is looked at: a leak raises
+        # The process that tries versions may be there or not, at the moment that is looked at: a leak raises
         # the least of them as well.
         before = min(getattr(each, name) for each in first)
         after = min(getattr(each, name) for each in last)
