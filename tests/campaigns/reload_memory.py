@@ -1,8 +1,8 @@
 """Versions that come and go, again and again: what memory, descriptors and threads are left by it.
 
 Each cycle publishes a version, serves calls with it, and takes the version before away. Memory is
-that of the server without the process that tries versions, at the end against the level after a few cycles: what
-a process fills once, and keeps, is no leak.
+that of the server without the process that tries versions, at the end against the level after a few
+cycles: what a process fills once, and keeps, is no leak.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ def hold(claims: Claims, where: str, levels: list[Level]) -> None:
     found = f"{growth:+.1%} ({begin:.0f} → {end:.0f} MiB)"
     claims.hold(where, f"memory grows ≤ {MOST_GROWTH:.0%}", found, growth <= MOST_GROWTH)
     for name in ("descriptors", "threads"):
-        # The process that tries versions may be there or not, at the moment that is looked at: a leak raises
-        # the least of them as well.
+        # The process that tries versions may be there or not, at the moment that is looked at: a
+        # leak raises the least of them as well.
         before = min(getattr(each, name) for each in first)
         after = min(getattr(each, name) for each in last)
         claims.hold(where, f"{name} level", f"{before} → {after}", after <= before)
