@@ -210,7 +210,7 @@ def test_the_process_ends_with_a_server_that_is_killed(gru: Path) -> None:
         os.close(watched)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP], ids=str)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=str)
 def test_a_process_that_others_end_is_no_fault_of_the_version(
     prover: Prover, gru: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:

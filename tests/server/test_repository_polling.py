@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from seqserve import artifact
+from seqserve.v1.catalog_pb2 import MODEL_STATE_READY
 from seqserve.v1.repository_pb2 import LoadModelRequest, UnloadModelRequest
 from seqserve_server.models.repository import Repository
 
@@ -66,7 +67,8 @@ def aside(versions: Path, tmp_path: Path) -> Path:
 
 
 def _served(server: Running, model: str) -> list[int]:
-    return [int(each.split()[1]) for each in server.ready() if each.split()[0] == model]
+    ready = [each for each in server.listed(model) if each.state == MODEL_STATE_READY]
+    return [each.version for each in ready]
 
 
 def test_a_version_that_appears_is_served_without_being_asked_for(
