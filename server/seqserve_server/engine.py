@@ -25,6 +25,7 @@ from seqserve_server.scheduling.work import (
     ServiceClass,
     Work,
     parts,
+    stay,
 )
 from seqserve_server.security.tokens import InvalidToken, Token, TokenSealer
 from seqserve_server.validation import InvalidSequence, RequestLimits
@@ -175,7 +176,7 @@ class Engine:
                 none = np.empty((0, len(model.labels)), np.float32)
                 nobody = answer(none, none, model.labels, top_k)
                 tell(make(with_gaps(nobody, answered, invalid)))
-                return _stay
+                return stay
             sequences = sequences.take(answered)
             make_whole = make
 
@@ -282,10 +283,6 @@ class Engine:
         request = _Parts(len(works), finish, tell)
         request.begin(self._scheduler, works)
         return request.leave
-
-
-def _stay() -> None:
-    """Leaves nothing: the call is over."""
 
 
 def _finished(finish: Callable[[list[Outputs]], _T], outputs: list[Outputs]) -> _T | Exception:

@@ -73,6 +73,10 @@ Leave = Callable[[], None]
 """What a caller calls who waits no longer; again, or too late, is harmless."""
 
 
+def stay() -> None:
+    """Leaves nothing: it is over already."""
+
+
 class Scheduler(Protocol):
     """Runs work, of any thread."""
 

@@ -25,7 +25,7 @@ from seqserve_server import cores
 from seqserve_server.errors import AddressUnavailable, DeadlineSpent
 from seqserve_server.observability import request_log
 from seqserve_server.observability.metrics.calls import OK, Calls
-from seqserve_server.scheduling.work import Leave
+from seqserve_server.scheduling.work import Leave, stay
 from seqserve_server.security.access import Metadata
 from seqserve_server.servicers.wire import deadline
 from seqserve_server.status import Status, left, status
@@ -232,7 +232,7 @@ class NativeListener:
         except Exception as error:  # whatever it is, the caller is told
             call.tell(error)
         if call.call_id not in self._calls:  # over meanwhile
-            call.leave = _stay
+            call.leave = stay
 
 
 class _Call:
@@ -283,13 +283,13 @@ class _Call:
         self.model = ""
         """As its caller named it."""
         self.span: CallSpan | None = None
-        self.leave: Leave = _stay
+        self.leave: Leave = stay
 
     def tell(self, response: Message | Exception) -> None:
         """Answers the call; of no effect where its caller has gone."""
         if self._calls.pop(self.call_id, None) is None:
             return
-        self.leave = _stay  # it leads back here, and must not wait for the garbage collector
+        self.leave = stay  # it leads back here, and must not wait for the garbage collector
         if self.span is None:
             self._answer(response)
             return
@@ -343,7 +343,3 @@ class _Call:
             self._counts.ended(self._method, self.model, code, reason, seconds)
         if self.span is not None:
             self.span.end(code)
-
-
-def _stay() -> None:
-    """Leaves nothing: the call is over."""
