@@ -76,6 +76,18 @@ class Engine:
         """Refuses every call from now on; those that run go on."""
         self._draining = True
 
+    def check(self, deadline: float) -> None:
+        """Refuses a call whose request has not been read yet, where no answer could be in time.
+
+        Args:
+            deadline: When the caller stops waiting, on the monotonic clock.
+
+        Raises:
+            QueueFull: it could not.
+        """
+        if not self._draining:  # else that is what the caller should hear
+            self._scheduler.check(deadline)
+
     def model(self, name: str, version: int) -> ServedModel:
         """The model to answer; the newest that is served where `version` is 0.
 

@@ -20,7 +20,6 @@ from seqserve.v1 import (
     catalog_pb2,
     catalog_pb2_grpc,
     classifier_pb2,
-    classifier_pb2_grpc,
     repository_pb2,
     repository_pb2_grpc,
 )
@@ -48,6 +47,7 @@ from seqserve_server.servicers.catalog import ModelCatalogServicer
 from seqserve_server.servicers.classifier import (
     Classifier,
     SequenceClassifierServicer,
+    add_to_server,
     classifier_methods,
 )
 from seqserve_server.servicers.operations import ModelRepositoryServicer
@@ -369,9 +369,7 @@ class Server:
                 spans=self._spans,
                 processes=settings.processes,
             )
-        classifier_pb2_grpc.add_SequenceClassifierServicer_to_server(
-            SequenceClassifierServicer(self._classifier, self._counts), server
-        )
+        add_to_server(SequenceClassifierServicer(self._classifier, self._counts), server)
         return server
 
 

@@ -44,6 +44,9 @@ class ByHand:
 
     def start(self) -> None: ...
 
+    def check(self, deadline: float) -> None:
+        raise NotImplementedError
+
     def submit(self, work: Work, tell: Callable[[Outcome], None]) -> Leave:
         index = len(self.parts)
         if index == self.room:

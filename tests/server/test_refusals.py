@@ -1,25 +1,90 @@
-"""What a refused call leaves behind: nothing, or the requests of all who are refused add up."""
+"""What a refused call costs, and what it leaves behind: next to nothing."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grpc
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from seqserve.v1.classifier_pb2 import ClassifyRequest
+from seqserve_server.options import Transport
 
 if TYPE_CHECKING:
-    from tests.server.conftest import RunServer
+    from tests.server.conftest import Gate, Running, RunServer
 
 MakeSequences = Callable[..., list[NDArray[np.float32]]]
 MakeRequest = Callable[..., ClassifyRequest]
 
 CALLS = 20
+TIMEOUT_S = 60.0
+SERVICE = "/seqserve.v1.SequenceClassifier"
+
+
+@pytest.fixture
+def busy(
+    run_server: RunServer,
+    models: Path,
+    gate: Gate,
+    make_request: MakeRequest,
+    make_sequences: MakeSequences,
+) -> Iterator[Running]:
+    """A server whose lane is taken, as it believes for hours."""
+    request = make_request("gru", make_sequences(5))
+    with run_server(
+        models, open_session=gate.open_session, metrics_address="127.0.0.1:0"
+    ) as server:
+        cost = server.server._repository.find("gru", 0).runner.cost
+        gate.shut()
+        cost.now, taken = replace(cost.now, row=100 * TIMEOUT_S), cost.now
+        running = server.classifier.Classify.future(request)
+        gate.wait_for_a_run()
+        cost.now = taken
+        yield server
+        gate.open()
+        assert running.result(TIMEOUT_S).answers.labels
+
+
+@pytest.mark.parametrize("method", ["Classify", "Advance"])
+def test_where_no_answer_could_be_in_time_grpcio_refuses_before_a_request_has_come(
+    busy: Running, transport: Transport, method: str
+) -> None:
+    if transport is not Transport.GRPCIO:
+        pytest.skip("the native transport reads requests by itself")
+    over = threading.Event()
+
+    def no_request() -> Iterator[bytes]:
+        over.wait()
+        yield b""
+
+    call = busy.channel.stream_unary(f"{SERVICE}/{method}", bytes, bytes)
+    error = busy.failure(lambda: call(no_request(), timeout=TIMEOUT_S))
+    over.set()
+
+    assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "even the shortest sequence would wait" in error.message
+    assert error.detail.retry_delay.ToTimedelta().total_seconds() > 0
+    busy.wait_for_metric("seqserve_refusals_total", 1, reason="QueueFull")
+    busy.wait_for_metric("seqserve_requests_total", 1, method=method, code="RESOURCE_EXHAUSTED")
+
+
+def test_a_call_without_a_request_is_told_that_there_was_none(
+    server: Running, transport: Transport
+) -> None:
+    if transport is not Transport.GRPCIO:
+        pytest.skip("the native transport reads requests by itself")
+    call = server.channel.stream_unary(f"{SERVICE}/Classify", bytes, bytes)
+
+    error = server.failure(lambda: call(iter(()), timeout=TIMEOUT_S))
+
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("why", ["unknown model", "queue full"])

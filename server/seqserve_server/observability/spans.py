@@ -164,6 +164,7 @@ class _TracedScheduler:
         self._scheduler = scheduler
         self._tracer = tracer
         self.start = scheduler.start
+        self.check = scheduler.check
         self.wait_until_idle = scheduler.wait_until_idle
         self.close = scheduler.close
 

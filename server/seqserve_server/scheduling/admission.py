@@ -1,8 +1,15 @@
-"""Whether work is let in: bounded in steps, and refused at once where it would come too late."""
+"""Whether work is let in: bounded in steps, and refused at once where it would come too late.
+
+A wait can be longer than what goes before costs: rows of later work run along, short ones pass long
+ones, other threads have their share of the cores. How much longer is learnt: work that came near to
+being refused has been promised a time, and whether such promises are kept says how cautious the
+next ones have to be.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from seqserve_server.errors import DeadlineSpent, QueueFull
 from seqserve_server.scheduling.cost import CostModel
@@ -13,9 +20,23 @@ from seqserve_server.scheduling.work import ServiceClass
 MIN_RETRY_S = 0.01
 MAX_RETRY_S = 30.0
 
-_CAUTION = 1.25
-"""How much longer than predicted the wait may be: work for an answer that comes late is lost, and
-where refusing takes its share of the cores, every wait is longer than it was."""
+_LEAST_CAUTION, _MOST_CAUTION = 1.25, 4.0
+"""How many times what is predicted a wait may be taken for: work for an answer that comes late is
+lost, and refusing costs little."""
+_FIRST_CAUTION = 1.5
+_MORE, _LESS = 1.25, 0.999
+"""What a broken promise and a kept one do to it: they are even where 1 of 200 is broken."""
+_NEAR = 0.5
+"""Of the time until the deadline: who is promised an answer in less was not near being refused."""
+
+
+class _Inside(NamedTuple):
+    """What is known of work that was let in."""
+
+    seconds: float
+    """That it takes the lanes."""
+    promised: float
+    """When it should be answered; infinite where that would teach nothing of waits."""
 
 
 class Admission:
@@ -31,7 +52,10 @@ class Admission:
         self._lanes = lanes
         self._steps = 0
         self._seconds = [0.0 for _ in ServiceClass]
-        self._inside: dict[Ticket, float] = {}
+        self._inside: dict[Ticket, _Inside] = {}
+        self.caution = _FIRST_CAUTION
+        """How many times what is predicted a wait is taken for."""
+        self._learnt = -math.inf
 
     @property
     def tickets(self) -> list[Ticket]:
@@ -42,6 +66,26 @@ class Admission:
     def steps(self) -> int:
         """Steps under way."""
         return self._steps
+
+    def check(self, deadline: float, now: float) -> None:
+        """Refuses work that is not known yet where none could be let in.
+
+        Args:
+            deadline: When nobody waits for it any more.
+            now: On the same clock.
+
+        Raises:
+            QueueFull: the turn of the shortest sequence would come too late.
+        """
+        if deadline == math.inf or not self._inside:
+            return
+        wait_s, left_s = self.caution * self._ahead_s(ServiceClass.INTERACTIVE), deadline - now
+        if wait_s > left_s:
+            raise QueueFull(
+                f"even the shortest sequence would wait for about {wait_s:.3g} s, and the deadline "
+                f"is in {max(left_s, 0):.3g} s",
+                retry_after_s=_bounded(wait_s - left_s),
+            )
 
     def enter(self, ticket: Ticket, cost: CostModel, now: float) -> None:
         """Lets work in.
@@ -69,8 +113,9 @@ class Admission:
         # still would have everybody refused for ever.
         pace = cost.pace if self._inside else 1.0
         seconds = pace * cost.company_s(rows, ticket.steps, together)
-        if ticket.deadline < float("inf"):
-            wait_s = _CAUTION * self._ahead_s(ticket.service_class)
+        promised = math.inf
+        if ticket.deadline < math.inf:
+            wait_s = self.caution * self._ahead_s(ticket.service_class)
             alone_s = pace * cost.alone_s(int(ticket.lengths.max()))
             own_s = max(alone_s, seconds / self._lanes)
             left_s = ticket.deadline - now
@@ -80,18 +125,31 @@ class Admission:
                     f"waiting, and the deadline is in {max(left_s, 0):.3g} s",
                     retry_after_s=_bounded(wait_s + own_s - left_s),
                 )
-        self._inside[ticket] = seconds
+            if wait_s > 0 and wait_s + own_s > _NEAR * left_s:
+                promised = now + wait_s + own_s
+        self._inside[ticket] = _Inside(seconds, promised)
         self._steps += ticket.steps
         self._seconds[ticket.service_class] += seconds
 
-    def leave(self, ticket: Ticket) -> bool:
+    def leave(self, ticket: Ticket, now: float) -> bool:
         """Notes that work is settled or dropped; whether it was still inside."""
-        seconds = self._inside.pop(ticket, None)
-        if seconds is None:
+        inside = self._inside.pop(ticket, None)
+        if inside is None:
             return False
         self._steps -= ticket.steps
-        self._seconds[ticket.service_class] -= seconds
+        self._seconds[ticket.service_class] -= inside.seconds
+        if inside.promised < math.inf:
+            self._learn(ticket, inside.promised, now)
         return True
+
+    def _learn(self, ticket: Ticket, promised: float, now: float) -> None:
+        if now > promised:
+            # One mistake breaks many promises: those made before it was learnt from teach no more.
+            if ticket.arrived >= self._learnt:
+                self._learnt = now
+                self.caution = min(self.caution * _MORE, _MOST_CAUTION)
+        elif not ticket.pending:  # else its caller has left
+            self.caution = max(self.caution * _LESS, _LEAST_CAUTION)
 
     def _ahead_s(self, service_class: ServiceClass) -> float:
         """How long until what goes before new work of this class is done, about."""

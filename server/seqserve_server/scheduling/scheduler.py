@@ -102,6 +102,11 @@ class LaneScheduler:
         for lane in self._lanes:
             lane.start()
 
+    def check(self, deadline: float) -> None:
+        """As `Scheduler.check`."""
+        with self._entrance:
+            self._admission.check(deadline, self._clock())
+
     def submit(self, work: Work, tell: Callable[[Outcome], None]) -> Leave:
         """As `Scheduler.submit`."""
         now = self._clock()
@@ -200,7 +205,7 @@ class LaneScheduler:
     def _take_out(self, ticket: _Submission) -> Callable[[Outcome], None] | None:
         """How its caller is told; to the first of all who ask, None to the others."""
         with self._entrance:
-            if not self._admission.leave(ticket):
+            if not self._admission.leave(ticket, self._clock()):
                 return None
             if not self._admission.steps:
                 self._emptied.notify_all()

@@ -401,7 +401,7 @@ class VirtualServer:
 
     def _give_up(self, call: Call) -> None:
         for ticket in call.tickets:
-            self._admission.leave(ticket)
+            self._admission.leave(ticket, self._clock.now)
             ticket.gone = True
             self._put(ticket)
 
@@ -486,7 +486,7 @@ class VirtualServer:
     def _answer(self, ticket: Ticket) -> None:
         assert isinstance(ticket, _CallTicket)
         self.stats.answered([len(ticket.lengths)])
-        self._admission.leave(ticket)
+        self._admission.leave(ticket, self._clock.now)
         call = ticket.call
         call.pending -= 1
         if not call.pending:

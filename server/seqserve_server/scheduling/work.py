@@ -84,6 +84,17 @@ class Scheduler(Protocol):
         """Begins to run."""
         ...
 
+    def check(self, deadline: float) -> None:
+        """Says before work is known whether any could be answered in time.
+
+        Args:
+            deadline: When nobody waits for it any more, on the monotonic clock.
+
+        Raises:
+            QueueFull: none could.
+        """
+        ...
+
     def submit(self, work: Work, tell: Callable[[Outcome], None]) -> Leave:
         """Takes work in.
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
 
 from seqserve.v1 import classifier_pb2, classifier_pb2_grpc
 from seqserve.v1.classifier_pb2 import (
@@ -13,13 +16,17 @@ from seqserve.v1.classifier_pb2 import (
 )
 from seqserve_server.answers import Answers
 from seqserve_server.engine import Advanced, Engine
+from seqserve_server.errors import ServerError
 from seqserve_server.observability.metrics.calls import Calls
 from seqserve_server.scheduling.work import Leave
 from seqserve_server.servicers import wire
 from seqserve_server.servicers.crossing import Crossing
-from seqserve_server.status import Context, answering
+from seqserve_server.status import Context, answering, end, refusal
+from seqserve_server.transports.decoding import undecodable
 from seqserve_server.transports.native_listener import Method
 from seqserve_server.validation import check_size
+
+_SERVICE = classifier_pb2.DESCRIPTOR.services_by_name["SequenceClassifier"].full_name
 
 
 class Classifier:
@@ -34,6 +41,17 @@ class Classifier:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+
+    def check(self, deadline: float) -> None:
+        """Refuses a call whose request has not been read yet.
+
+        Args:
+            deadline: When the caller stops waiting, on the monotonic clock.
+
+        Raises:
+            QueueFull: no answer could be in time.
+        """
+        self._engine.check(deadline)
 
     def classify(
         self,
@@ -112,10 +130,9 @@ class Classifier:
 
 def classifier_methods(classifier: Classifier) -> list[Method]:
     """The same for the native transport."""
-    service = classifier_pb2.DESCRIPTOR.services_by_name["SequenceClassifier"].full_name
     return [
-        Method(f"/{service}/Classify", ClassifyRequest.FromString, classifier.classify),
-        Method(f"/{service}/Advance", AdvanceRequest.FromString, classifier.advance),
+        Method(f"/{_SERVICE}/Classify", ClassifyRequest.FromString, classifier.classify),
+        Method(f"/{_SERVICE}/Advance", AdvanceRequest.FromString, classifier.advance),
     ]
 
 
@@ -151,3 +168,47 @@ class SequenceClassifierServicer(classifier_pb2_grpc.SequenceClassifierServicer)
         return await self._crossing.told(
             lambda tell: self._classifier.advance(request, request.ByteSize(), deadline, tell)
         )
+
+    def check(self, context: Context) -> None:
+        """As `Classifier.check`."""
+        self._classifier.check(wire.deadline(context.time_remaining()))
+
+
+def add_to_server(servicer: SequenceClassifierServicer, server: grpc.aio.Server) -> None:
+    """Adds the service to a grpcio server, in place of what the generated code does.
+
+    To grpcio its methods take streams of requests, for then a call begins before its request is
+    read: where no answer could be in time, reading it would cost more than all the rest.
+
+    Args:
+        servicer: Answers.
+        server: Has no such service yet.
+    """
+    handlers = {
+        "Classify": _handler(servicer, servicer.Classify, ClassifyRequest, ClassifyResponse),
+        "Advance": _handler(servicer, servicer.Advance, AdvanceRequest, AdvanceResponse),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
+
+
+def _handler(
+    servicer: SequenceClassifierServicer,
+    method: Callable[[Any, Context], Awaitable[Any]],
+    request_type: type[Any],
+    response_type: type[Any],
+) -> grpc.RpcMethodHandler[Any, Any]:
+    async def answer(requests: AsyncIterator[Any], context: Context) -> Any:  # noqa: ANN401
+        try:
+            servicer.check(context)
+            request = await anext(requests, None)
+            if request is None:
+                raise undecodable()
+        except ServerError as error:
+            name = method.__name__
+            await end(context, refusal(error, name, context, servicer.counts))
+            return None
+        return await method(request, context)
+
+    return grpc.stream_unary_rpc_method_handler(
+        answer, request_type.FromString, response_type.SerializeToString
+    )

@@ -7,6 +7,7 @@ these words, for every method.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -56,47 +57,71 @@ class Decoding(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
 
 def _refusing(handler: Any, method: str, counts: Calls | None) -> Handler:  # noqa: ANN401
-    """The handler of a servicer, which is either kind of method that this server has.
+    """The handler of a servicer, refusing.
 
     Args:
-        handler: As grpcio found it.
+        handler: As grpcio found it; of those whose responses are many that of health writes them
+            itself, and that of reflection is a generator.
         method: For the log.
         counts: Told of what is refused.
     """
-    decode, encode = handler.request_deserializer, handler.response_serializer
+    parse, encode = partial(_parse, handler.request_deserializer), handler.response_serializer
+    behaviour = (
+        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    )
 
-    def parse(data: bytes) -> object:
-        try:
-            return decode(data)
-        except DecodeError:
-            return _Undecodable()
-
-    async def one(request: object, context: Context) -> object:
+    async def of_one(request: object, context: Context) -> object:
         if isinstance(request, _Undecodable):
             await _refuse(context, method, counts)
         return await behaviour(request, context)
 
-    async def many(requests: AsyncIterator[object], context: Context) -> AsyncIterator[object]:
-        async for response in behaviour(_decoded(requests, context, method, counts), context):
+    async def of_many(_requests: object, context: Context) -> object:
+        return await behaviour(_Decoded(context, method, counts), context)
+
+    async def many_of_many(_requests: object, context: Context) -> AsyncIterator[object]:
+        async for response in behaviour(_Decoded(context, method, counts), context):
             yield response
 
-    if handler.request_streaming:  # reflection
-        behaviour = handler.stream_stream
-        return grpc.stream_stream_rpc_method_handler(many, parse, encode)
-    if handler.response_streaming:  # health, whose servicer writes its responses itself
-        behaviour = handler.unary_stream
-        return grpc.unary_stream_rpc_method_handler(one, parse, encode)
-    behaviour = handler.unary_unary
-    return grpc.unary_unary_rpc_method_handler(one, parse, encode)
+    if handler.request_streaming and handler.response_streaming:
+        return grpc.stream_stream_rpc_method_handler(many_of_many, parse, encode)
+    if handler.request_streaming:
+        return grpc.stream_unary_rpc_method_handler(of_many, parse, encode)
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(of_one, parse, encode)
+    return grpc.unary_unary_rpc_method_handler(of_one, parse, encode)
 
 
-async def _decoded(
-    requests: AsyncIterator[object], context: Context, method: str, counts: Calls | None
-) -> AsyncIterator[object]:
-    async for request in requests:
+def _parse(decode: Callable[[bytes], object], data: bytes) -> object:
+    try:
+        return decode(data)
+    except DecodeError:
+        return _Undecodable()
+
+
+class _Decoded:
+    """The requests of a call, as they come; not a generator, which would have to be closed.
+
+    Args:
+        context: Of the call.
+        method: For the log.
+        counts: Told of what is refused.
+    """
+
+    def __init__(self, context: Context, method: str, counts: Calls | None) -> None:
+        self._context = context
+        self._method = method
+        self._counts = counts
+
+    def __aiter__(self) -> AsyncIterator[object]:
+        return self
+
+    async def __anext__(self) -> object:
+        request = await self._context.read()
+        if request is grpc.aio.EOF:  # type: ignore[attr-defined]
+            raise StopAsyncIteration
         if isinstance(request, _Undecodable):
-            await _refuse(context, method, counts)
-        yield request
+            await _refuse(self._context, self._method, self._counts)
+        return request
 
 
 async def _refuse(context: Context, method: str, counts: Calls | None) -> NoReturn:
