@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import re
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from benchmarks.models import publish_random
 from benchmarks.server_process import TRANSPORTS, Server
@@ -57,45 +59,44 @@ def main() -> None:
     cycles = options.cycles or (3 * SETTLED if options.quick else CYCLES)
     claims, figures = Claims(), {}
     for transport in [options.transport] if options.transport else TRANSPORTS:
-        with serving(transport) as (server, shelf, call):
-            levels = [cycle(server, shelf, call) for _ in range(cycles)]
+        with serving(transport) as cycle:
+            levels = [cycle() for _ in range(cycles)]
         hold(claims, transport, levels)
         figures[transport] = [vars(each) for each in levels[:: max(1, len(levels) // 20)]]
     harness.finish("reload_memory", f"{cycles} versions, one after the other", claims, figures)
 
 
 @contextmanager
-def serving(transport: str) -> Iterator[tuple[Server, Shelf, Callable[[], int]]]:
-    """A server that polls, the versions to come, and calls that tell which one answers."""
+def serving(transport: str) -> Iterator[Callable[[], Level]]:
+    """A server that polls; what to call for one cycle, and told what the server holds after it."""
     with TemporaryDirectory() as folder:
         repository = Path(folder)
         publish_random(repository, MODEL, NETWORK, LONGEST_STEPS)
-        request = ClassifyRequest(
-            model_name=MODEL, sequences=ragged.encode(LONG_TAILED.sequences(64))
-        )
         with (
             Server(repository, transport, None, ("--poll", str(POLL_S))) as server,
             grpc.insecure_channel(server.address) as channel,
         ):
-            stub = SequenceClassifierStub(channel)
-            yield (
-                server,
-                Shelf(repository, MODEL, server),
-                lambda: stub.Classify(request, timeout=PATIENCE_S).model_version,
-            )
+            yield partial(_cycle, server, Shelf(repository, MODEL, server), channel)
 
 
-def cycle(server: Server, shelf: Shelf, call: Callable[[], int]) -> Level:
-    """One version more; what the server holds after it."""
+def _cycle(server: Server, shelf: Shelf, channel: grpc.Channel) -> Level:
     shelf.publish(shelf.prepare())
-    end = time.monotonic() + PATIENCE_S
-    while call() != shelf.newest:
-        if time.monotonic() > end:
-            raise TimeoutError(f"version {shelf.newest} is not served:\n{server.printed[-5:]}")
+    # Nobody calls meanwhile: the version is tried behind all others.
+    _wait_until_serving(channel, f"{MODEL}/{shelf.newest}")
+    request = ClassifyRequest(model_name=MODEL, sequences=ragged.encode(LONG_TAILED.sequences(64)))
     for _ in range(CALLS):
-        call()
+        answer = SequenceClassifierStub(channel).Classify(request, timeout=PATIENCE_S)
+        if answer.model_version != shelf.newest:
+            raise RuntimeError(f"version {answer.model_version} answers, not {shelf.newest}")
     shelf.clear()
     return level(server)
+
+
+def _wait_until_serving(channel: grpc.Channel, version: str) -> None:
+    watch = HealthStub(channel).Watch(HealthCheckRequest(service=version), timeout=PATIENCE_S)
+    while next(watch).status != HealthCheckResponse.SERVING:
+        pass
+    watch.cancel()
 
 
 def level(server: Server) -> Level:

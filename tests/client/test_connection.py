@@ -233,7 +233,7 @@ def test_what_does_not_say_that_it_stays_here_does_not(address: str) -> None:
             "credentials say all about TLS",
         ),
     ],
-    ids=str,
+    ids=lambda each: each if isinstance(each, str) else ", ".join(each),
 )
 def test_what_cannot_be_is_refused_before_anything_is_sent(
     connect: Connect, options: dict[str, Any], words: str

@@ -38,6 +38,7 @@ from seqserve.v1.classifier_pb2 import AdvanceRequest
 from seqserve_server.models.sessions import OpenSession, Session, opener
 from seqserve_server.models.version_policy import VersionPolicy
 from seqserve_server.options import ExecutionProvider, Transport
+from seqserve_server.scheduling.scheduler import LaneScheduler
 from seqserve_server.security import access
 from seqserve_server.serving import Server
 from seqserve_server.settings import Settings
@@ -159,6 +160,15 @@ class Running:
             if sample.name == name and sample.labels.items() >= labels.items()
         )
 
+    def wait_for_steps(self, steps: int) -> None:
+        """Until so many are under way."""
+        scheduler = self.server._scheduler
+        assert isinstance(scheduler, LaneScheduler)
+        end = time.monotonic() + TIMEOUT_S
+        while scheduler.queue_steps != steps:
+            self.health()
+            assert time.monotonic() < end, f"{scheduler.queue_steps} steps are under way"
+
     def wait_for_metric(self, name: str, value: float, **labels: str) -> None:
         """Until a metric is at least so much: the server may learn of it a little later."""
         end = time.monotonic() + TIMEOUT_S
@@ -266,7 +276,9 @@ def models(repository: ModelRepository) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run_server(transport: Transport, tmp_path_factory: pytest.TempPathFactory) -> RunServer:
+def run_server(
+    transport: Transport, models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> RunServer:
     @contextmanager
     def run(
         repository: Path,
@@ -281,6 +293,8 @@ def run_server(transport: Transport, tmp_path_factory: pytest.TempPathFactory) -
             settings["access_file"] = tmp_path_factory.mktemp("access") / "access.toml"
             grant = access.Grant("operator", access.sha256(token), frozenset(access.Right))
             settings["access_file"].write_text(access.entry(grant))
+        if repository == models:  # known to be good: no process of its own has to try them first
+            open_session = open_session or opener(ExecutionProvider.CPU)
         one_lane: Options = {"lanes": 1}
         told = Settings(
             repository, address="127.0.0.1:0", transport=transport, **(one_lane | settings)

@@ -99,6 +99,7 @@ def test_a_call_whose_deadline_passes_as_it_waits_is_never_run(
         runs = gate.runs
         waiting = [classify.future(request, timeout=0.2) for _ in range(20)]
         assert {call.code().name for call in waiting} == {"DEADLINE_EXCEEDED"}
+        server.wait_for_steps(5)  # the server has heard of it, or its clock has come as far
         gate.open()
         first.result()
         assert _wait_until_idle(server)

@@ -86,8 +86,8 @@ def test_no_call_fails_and_none_is_answered_by_half_a_version_while_operators_ch
 @pytest.mark.slow
 def test_nothing_is_left_of_versions_that_have_gone(transport: str) -> None:
     cycles = 3 * reload_memory.SETTLED
-    with reload_memory.serving(str(transport)) as (server, shelf, call):
-        levels = [reload_memory.cycle(server, shelf, call) for _ in range(cycles)]
+    with reload_memory.serving(str(transport)) as cycle:
+        levels = [cycle() for _ in range(cycles)]
     claims = Claims()
     reload_memory.hold(claims, "here", levels)
 

@@ -12,9 +12,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ from typing import Any
 import grpc
 import pytest
 
+from benchmarks.server_process import TRANSPORTS
 from seqserve import artifact
 from seqserve.v1.classifier_pb2 import ClassifyRequest
 from seqserve.v1.classifier_pb2_grpc import SequenceClassifierStub
-from seqserve_server.options import Transport
 
 TIMEOUT_S = 60.0
 SEQSERVE = [sys.executable, "-m", "seqserve_client"]
@@ -33,11 +32,10 @@ CALLS = "trace=connect,sendto,sendmsg,sendmmsg"
 ADDRESS = re.compile(r'inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)"')
 
 WITH_TELEMETRY = """
-import sys, time
+import select, sys
 import onnxruntime
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-print("open", flush=True)
-sys.stdin.read()
+select.select([sys.stdin], [], [], float(sys.argv[2]))
 """
 
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
@@ -50,8 +48,11 @@ def _environment() -> dict[str, str]:
 
 
 @contextmanager
-def _traced(command: list[str], trace: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    strace = ["strace", "-f", "-qq", "-o", str(trace), *options]
+def _traced(
+    command: list[str], trace: Path | None, *options: str
+) -> Iterator[subprocess.Popen[str]]:
+    """The trace goes to stderr where it has no file."""
+    strace = ["strace", "-f", "-qq", *options, *(["-o", str(trace)] if trace else [])]
     with subprocess.Popen(
         [*strace, *command],
         stdin=subprocess.PIPE,
@@ -100,43 +101,60 @@ def test_the_trace_sees_what_leaves(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_no_connection_leaves_a_server_that_starts_serves_and_stops(
     models: Path,
-    transport: Transport,
     tmp_path: Path,
     make_request: Callable[..., ClassifyRequest],
     make_sequences: Callable[..., Any],
 ) -> None:
-    serve = ["serve", str(models), "--address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"]
+    request = make_request("gru", make_sequences(3))
     model = artifact.version_path(models, "gru", 1) / artifact.MODEL_FILE
-    with (
-        _traced(
-            [*SEQSERVE, *serve, "--transport", transport], tmp_path / "server", "-e", CALLS
-        ) as server,
-        # Nothing of it gets out: it is given no socket.
-        _traced(
-            [sys.executable, "-c", WITH_TELEMETRY, str(model)],
-            tmp_path / "telemetry",
-            *["-e", "trace=socket", "-e", "inject=socket:error=EACCES"],
-        ) as telling,
-    ):
-        assert server.stderr
-        address = None
-        for line in server.stderr:
-            address = address or re.search(r"listening on (127\.0\.0\.1:\d+)", line)
-            if " ready in " in line:
-                break
-        assert address
-        assert telling.stdout
-        assert telling.stdout.readline() == "open\n"
-        with grpc.insecure_channel(address[1]) as channel:
-            stub = SequenceClassifierStub(channel)
-            end = time.monotonic() + TIMEOUT_S
-            # The telemetry of a process that opened a model after all of the server's.
-            while "AF_INET" not in (tmp_path / "telemetry").read_text():
-                stub.Classify(make_request("gru", make_sequences(3)), timeout=TIMEOUT_S)
-                assert time.monotonic() < end, "this onnxruntime has no telemetry to be seen"
-        [pid] = _children(server.pid)
-        os.kill(pid, signal.SIGTERM)
-        _, said = server.communicate(timeout=TIMEOUT_S)
+    with ExitStack() as stack:
+        servers = {
+            transport: stack.enter_context(
+                _traced([*SEQSERVE, *_serve(models, transport)], tmp_path / transport, "-e", CALLS)
+            )
+            for transport in TRANSPORTS
+        }
+        stubs = [
+            SequenceClassifierStub(stack.enter_context(grpc.insecure_channel(_address(server))))
+            for server in servers.values()
+        ]
+        for stub in stubs:
+            stub.Classify(request, timeout=TIMEOUT_S)
+        # A process that opens a model after the servers have opened all of theirs. Nothing of its
+        # telemetry gets out: it is given no socket.
+        telling = stack.enter_context(
+            _traced(
+                [sys.executable, "-c", WITH_TELEMETRY, str(model), str(TIMEOUT_S)],
+                None,
+                *["-e", "trace=socket", "-e", "inject=socket:error=EACCES"],
+            )
+        )
+        assert telling.stderr
+        told = any("AF_INET" in line for line in telling.stderr)
+        assert told, "this onnxruntime has no telemetry to be seen"
+        for stub in stubs:
+            stub.Classify(request, timeout=TIMEOUT_S)
+        for transport, server in servers.items():
+            [pid] = _children(server.pid)
+            os.kill(pid, signal.SIGTERM)
+            _, said = server.communicate(timeout=TIMEOUT_S)
+            assert "stopped" in said
+            assert _beyond_this_host(tmp_path / transport) == []
 
-    assert "stopped" in said
-    assert _beyond_this_host(tmp_path / "server") == []
+
+def _serve(models: Path, transport: str) -> list[str]:
+    ports = ["--address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"]
+    return ["serve", str(models), *ports, "--transport", transport]
+
+
+def _address(server: subprocess.Popen[str]) -> str:
+    """Of a server, once it is ready."""
+    assert server.stderr
+    address = ""
+    for line in server.stderr:
+        if found := re.search(r"listening on (127\.0\.0\.1:\d+)", line):
+            address = found[1]
+        if " ready in " in line:
+            break
+    assert address
+    return address

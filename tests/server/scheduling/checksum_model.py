@@ -76,6 +76,7 @@ def make_runner(
     *,
     cost: Coefficients | None = None,
     max_row_steps: int = 1 << 20,
+    cached_row_steps: int = 1 << 11,
 ) -> Runner:
     return Runner(
         GraphRunner(graph, run),
@@ -83,6 +84,7 @@ def make_runner(
         classes=2,
         max_steps=1 << 15,
         max_row_steps=max_row_steps,
+        cached_row_steps=cached_row_steps,
         cost=CostModel(cost) if cost else CostModel(),
     )
 

@@ -132,7 +132,7 @@ class Traffic:
         place, last = self.place.pop(ticket), self.open.pop()
         if last is not ticket:
             self.open[place], self.place[last] = last, place
-        self.admission.leave(ticket)
+        self.admission.leave(ticket, self.now)
         self.counts[what] += 1
 
     def _vacate(self, ticket: Ticket) -> None:
