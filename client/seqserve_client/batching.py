@@ -170,28 +170,28 @@ def cut(
     """
     checked_number("version", version)
     checked_number("top_k", top_k)
-    bounds = _bounds(
-        len(batch),
-        options.max_request_sequences,
-        (batch.lengths, options.max_request_steps),
-        (4 * batch.features * batch.lengths + LENGTH_BYTES, room(options, model)),
-    )
     return [
         Piece(batch.slice(first, stop), first, model, version, top_k, service_class, on_invalid)
-        for first, stop in bounds
+        for first, stop in bounds(batch.lengths, batch.features, options, model)
     ]
 
 
-def _bounds(
-    count: int, most: int, *limits: tuple[NDArray[np.int64], int]
+def bounds(
+    lengths: NDArray[np.int64], features: int, options: Options, model: str
 ) -> Iterator[tuple[int, int]]:
-    """First and last-plus-one sequence of each piece.
+    """First and last-plus-one sequence of each request, of sequences in their order.
 
     Args:
-        count: How many sequences there are.
-        most: How many a piece may hold.
-        limits: What each sequence takes, (count,), and how much of it a piece may hold.
+        lengths: (sequences,), steps of each.
+        features: Features a step.
+        options: How long a request may be; a sequence that is longer travels alone.
+        model: The model's name, which travels along.
     """
+    count, most = len(lengths), options.max_request_sequences
+    limits = (
+        (lengths, options.max_request_steps),
+        (4 * features * lengths + LENGTH_BYTES, room(options, model)),
+    )
     totals = [(np.concatenate([[0], np.cumsum(sizes)]), limit) for sizes, limit in limits]
     first = 0
     while first < count:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -94,9 +94,17 @@ def client_of(
     Raises:
         InvalidOptions: one of them cannot be.
     """
+    return client_told(ctx.params, server, max_request_sequences)
+
+
+def client_told(
+    told: Mapping[str, Any],
+    server: str | None = None,
+    max_request_sequences: int = defaults.MAX_REQUEST_SEQUENCES,
+) -> Client:
+    """The same of a subcommand's parameters by name, wherever they have been sent."""
     from seqserve_client.client import Client
 
-    told = ctx.params
     passed_on = {name: told[name] for name in _PASSED_ON}
     return Client(
         server or told["server"],

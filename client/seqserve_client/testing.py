@@ -46,6 +46,8 @@ from seqserve_client.service_class import ServiceClass
 
 # What grpcio gives for calls without a deadline is longer.
 _AN_AGE_S = 1e12
+# A manifest has to name a number.
+_ANY_STEPS = 2**62
 
 Rule = Callable[[NDArray[np.float32]], str | ArrayLike]
 """From one sequence, (steps, features), to its label or its logits, (classes,)."""
@@ -414,6 +416,7 @@ class _Catalog(catalog_pb2_grpc.ModelCatalogServicer):
             format_version=1, name=fake.model, version=version, labels=fake.labels
         )
         manifest.input.features.size = fake.features or 1
+        manifest.limits.max_steps = fake.max_steps or _ANY_STEPS
         manifest.input.features.names.extend(fake.feature_names)
         status = next(one for one in fake._statuses() if one.version == version)
         return catalog_pb2.DescribeModelResponse(status=status, manifest=manifest)

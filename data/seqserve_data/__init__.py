@@ -1,7 +1,8 @@
 """Reads labelled and unlabelled sequences from files, checks them and splits them.
 
-`read` gives a `Dataset` of any file or bundled name; what a data set is used for is left to the
-other rooms. Importing this package loads numpy alone: a reader's library is loaded by its reader.
+`read` gives a `Dataset` of any file or bundled name, and `stream` reads what is too large for
+memory in blocks; what they are used for is left to the other rooms. Importing this package loads
+numpy alone: a reader's library is loaded by its reader.
 """
 
 from seqserve_data.bundled.sets import bundled_test

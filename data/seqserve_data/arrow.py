@@ -115,6 +115,11 @@ def is_list(kind: pa.DataType) -> bool:
     )
 
 
+def item_type(kind: pa.DataType) -> pa.DataType:
+    """What the lists of a column of this type hold."""
+    return cast("pa.DataType", cast("Any", kind).value_type)
+
+
 def list_lengths(column: Column) -> NDArray[np.int64]:
     """The length of each list in a column of lists, none of them null."""
     lengths = cast("Column", pc.list_value_length(column))

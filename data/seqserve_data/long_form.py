@@ -21,7 +21,7 @@ from seqserve_data.errors import InvalidLayout, InvalidValue
 from seqserve_data.numbers import BadNumber
 from seqserve_data.places import Origin, Source
 
-_ORDER_TYPES = (pa.int64(), pa.float64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC"))
+ORDER_TYPES = (pa.int64(), pa.float64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC"))
 """What an order column of text may hold, the first that fits."""
 
 
@@ -132,11 +132,11 @@ def _order(column: arrow.Column, name: str, source: Source) -> arrow.Column:
 
 
 def _parsed(text: arrow.Column, name: str, source: Source) -> arrow.Column:
-    for kind in _ORDER_TYPES:
+    for kind in ORDER_TYPES:
         if arrow.castable(text, kind):
             return text.cast(kind)
     # The type that got farthest is the one that was meant.
-    row = max(arrow.first_uncastable(text, kind) or 0 for kind in _ORDER_TYPES)
+    row = max(arrow.first_uncastable(text, kind) or 0 for kind in ORDER_TYPES)
     raise InvalidValue(
         f"{text[row].as_py()!r} is neither a number nor a time such as 2024-01-31T12:00:00",
         source.place(row, name),

@@ -34,13 +34,23 @@ def as_float32(numbers: NDArray[Any]) -> NDArray[np.float32]:
     faults = np.flatnonzero(~np.isfinite(narrow))
     if len(faults):
         index = int(faults[0])
-        raise BadNumber(index, _fault(float(numbers.flat[index])))
+        raise BadNumber(index, fault(float(numbers.flat[index])))
     return narrow
 
 
-def _fault(number: float) -> str:
+def fault(number: float) -> str:
+    """What is wrong with a number that is not finite as float32."""
     if math.isnan(number):
         return "is NaN; every number must be finite"
     if math.isinf(number):
         return "is infinite; every number must be finite"
     return f"is {number!r}, beyond the range of float32 (about 3.4e38)"
+
+
+def is_number(cell: str) -> bool:
+    """Whether text is a number, as files write it: Python also reads `1_000`."""
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return "_" not in cell

@@ -18,7 +18,7 @@ from seqserve.ragged import RaggedBatch
 from seqserve_data.columns import listed
 from seqserve_data.dataset import Dataset
 from seqserve_data.errors import InvalidLayout, InvalidValue, UnreadableData
-from seqserve_data.numbers import BadNumber, as_float32
+from seqserve_data.numbers import BadNumber, as_float32, is_number
 from seqserve_data.places import Origin, Place, Source
 
 Line = tuple[int, str]
@@ -138,14 +138,6 @@ def _numbers(text: str, dimension: int, place: Place) -> NDArray[np.float32]:
 
 
 def _not_a_number(cells: list[str], dimension: int, place: Place) -> InvalidValue:
-    step, cell = next((s, cell) for s, cell in enumerate(cells, 1) if not _is_number(cell))
+    step, cell = next((s, cell) for s, cell in enumerate(cells, 1) if not is_number(cell))
     what = "is missing" if cell.strip() in ("", "?") else "is not a number"
     return InvalidValue(f"dimension {dimension}, step {step} {what}: {cell.strip()!r}", place)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return "_" not in cell

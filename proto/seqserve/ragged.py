@@ -137,7 +137,12 @@ class RaggedBatch:
 
     def take(self, indices: Sequence[int] | NDArray[np.integer]) -> RaggedBatch:
         """The sequences at `indices`, in that order; an index may recur."""
-        return RaggedBatch.from_sequences([self[int(index)] for index in indices])
+        chosen = np.asarray(indices, np.int64)
+        if not chosen.size:
+            return RaggedBatch.from_sequences([])  # which says that there are none
+        starts, stops = self.offsets[:-1][chosen].tolist(), self.offsets[1:][chosen].tolist()
+        parts = [self.values[start:stop] for start, stop in zip(starts, stops, strict=True)]
+        return RaggedBatch.trusted(np.concatenate(parts), self.lengths[chosen])
 
     def padded(self, steps: int | None = None, fill: float = 0.0) -> NDArray[np.float32]:
         """The batch as (sequences, time, features), `fill` beyond each sequence's end.

@@ -1,0 +1,100 @@
+"""Files that are damaged, cut off or gone: an error that names the file, and no other error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seqserve_data import Columns, DataError
+from seqserve_data.stream import Input, Wanted
+from tests.data.stream.made import FORMS, Limits, joined, sequences, write
+
+Refusal = Callable[..., str]
+LIMITS: Limits = {"max_sequences": 10, "max_steps": 999}
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form not in (".csv", ".jsonl")])
+def test_a_truncated_file_is_refused_by_name(form: str, tmp_path: Path) -> None:
+    path = write(sequences(500).table("long"), tmp_path / f"x{form}")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    with pytest.raises(DataError) as caught:
+        list(Input.open(path, Columns(), wanted=Wanted(3)).blocks(**LIMITS))
+
+    assert str(caught.value).startswith(f"{path}: not readable as {Path(form).stem or form}")
+
+
+@pytest.mark.parametrize("form", [".parquet", ".arrow"])
+def test_a_truncated_file_with_a_footer_is_refused_when_it_is_opened(
+    form: str, tmp_path: Path, refusal: Refusal
+) -> None:
+    paths = [write(sequences(9).table("long"), tmp_path / f"{i}{form}") for i in (1, 2)]
+    paths[1].write_bytes(paths[1].read_bytes()[:-8])
+
+    assert refusal(paths).startswith(f"2{form}: not readable as {form}")
+
+
+def test_a_csv_that_is_cut_off_within_a_row_is_refused_by_row(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("id,a,b,c\n" + "x,1,2,3\n" * 99 + "x,1,2")
+
+    with pytest.raises(DataError, match="Row #101: Expected 4 columns, got 3"):
+        Input.open(path, Columns(), wanted=Wanted(3))
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ('{"id": 1, "a": 1, "b', "x.jsonl, line 2002: is not JSON"),
+        ("[1, 2, 3]", "x.jsonl, line 2002: is not a JSON object"),
+    ],
+)
+def test_a_line_that_is_no_object_is_refused_by_line(last: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('\n{"id": 1, "a": 1, "b": 2, "c": 3}' * 1001 + "\n" * 1000 + last)
+    opened = Input.open(path, Columns(), wanted=Wanted(3))
+
+    with pytest.raises(DataError, match=said):
+        list(opened.blocks(**LIMITS))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_that_vanishes_is_named(form: str, tmp_path: Path) -> None:
+    path = write(sequences(9).table("long"), tmp_path / f"x{form}")
+    opened = Input.open(path, Columns(), wanted=Wanted(3))
+    os.remove(path)
+
+    for read in (lambda: list(opened.blocks(**LIMITS)), opened.fingerprint):
+        with pytest.raises(DataError, match=rf"x\{form}: not readable as .*[Nn]o such file"):
+            read()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_empty_file_is_refused_or_has_no_rows(form: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x{form}"
+    path.touch()
+
+    with pytest.raises(DataError, match=rf"x\{form}"):
+        list(Input.open(path, Columns(), wanted=Wanted(3)).blocks(**LIMITS))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=20)
+@given(data=st.data())
+def test_damaged_bytes_give_sequences_or_a_data_error(
+    form: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("damaged") / f"x{form}"
+    content = bytearray(write(sequences(20).table("long"), path).read_bytes())
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+
+    with suppress(DataError):  # any other is a failure
+        joined(Input.open(path, Columns(), wanted=Wanted(3)).blocks(**LIMITS))

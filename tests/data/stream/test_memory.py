@@ -1,0 +1,89 @@
+"""Memory while a file is read that is many times as large as what may be held of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import csv
+from pyarrow import parquet as pq
+
+from tests.data.stream.made import table_of
+
+# The first pass is over a small file of the same form, so that what is loaded once is loaded.
+PROGRAM = """
+import sys
+from pathlib import Path
+from typing import Any
+from seqserve_data import Columns
+from seqserve_data.stream import Input, Wanted
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+
+def read(path):
+    opened = Input.open(path, Columns(), wanted=Wanted(8, max_steps=1000))
+    blocks = opened.blocks(max_sequences=2000, max_steps=20_000)
+    return sum(len(block.good) for block in blocks)
+
+read(sys.argv[1])
+before = peak()
+found = read(sys.argv[2])
+print(found, peak() - before)
+"""
+
+
+def table(shape: str, sequences: int) -> pa.Table:
+    """Sequences of 20 steps of 8 features; their ids do not ascend."""
+    numbers = np.resize(np.random.default_rng(0).integers(-99, 99, 7919), (sequences * 20, 8))
+    numbers = numbers.astype(np.float32)
+    ids = np.arange(sequences)[::-1]
+    if shape == "long":
+        features = {f"f{i}": np.ascontiguousarray(numbers[:, i]) for i in range(8)}
+        return table_of({"id": np.repeat(ids, 20), **features})
+    steps: Any = pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), 8)
+    offsets: Any = pa.array(np.arange(0, len(numbers) + 1, 20, dtype=np.int32))
+    return table_of({"id": ids, "values": pa.ListArray.from_arrays(offsets, steps)})
+
+
+def write(whole: pa.Table, path: Path) -> Path:
+    """In one row group."""
+    if path.suffix == ".csv":
+        csv.write_csv(whole, path)
+    else:
+        pq.write_table(whole, path, len(whole), compression="none", use_dictionary=False)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("form", "shape", "sequences", "bound", "times"),
+    [
+        (".parquet", "long", 265_000, 8 << 20, 20),
+        (".parquet", "steps", 265_000, 8 << 20, 20),
+        (".csv", "long", 80_000, 16 << 20, 3),
+    ],
+    ids=["parquet, a row a step", "parquet, a row a sequence", "csv"],
+)
+def test_memory_is_bounded_whatever_the_size_of_the_file(
+    form: str, shape: str, sequences: int, bound: int, times: int, tmp_path: Path
+) -> None:
+    small = write(table(shape, 20_000), tmp_path / f"small{form}")
+    large = write(table(shape, sequences), tmp_path / f"large{form}")
+    assert large.stat().st_size > times * bound
+
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(small), str(large)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    found, grown = map(int, done.stdout.split())
+    assert found == sequences
+    assert grown < bound
