@@ -15,7 +15,7 @@ from seqserve.errors import GoldenMismatch, InvalidArtifact
 from seqserve.golden import GoldenSet, Proof, prove, require
 from seqserve.graph import GraphRunner
 from seqserve.v1.manifest_pb2 import Cell, ModelManifest
-from seqserve_server.models.runner import Runner
+from seqserve_server.models.runner import CACHE_BYTES, Runner
 from seqserve_server.models.served_model import ServedModel
 from seqserve_server.models.sessions import CPU, OpenSession, Session
 from seqserve_server.scheduling.cost import Spent
@@ -156,12 +156,14 @@ def _opened(version: _Version, open_session: OpenSession) -> tuple[Runner, str]:
     manifest = version.manifest
     session = _open(version.folder, version.model, open_session)
     provider = session.get_providers()[0]
+    row_step_bytes = _row_step_bytes(manifest)
     runner = Runner(
         GraphRunner(manifest.graph, session.run),
         features=manifest.input.features.size,
         classes=len(manifest.labels),
         max_steps=manifest.limits.max_steps,
-        max_row_steps=max(1, RUN_BYTES // _row_step_bytes(manifest)),
+        max_row_steps=max(1, RUN_BYTES // row_step_bytes),
+        cached_row_steps=CACHE_BYTES // row_step_bytes,
         cost_clock=time.thread_time if provider == CPU else time.perf_counter,
         model=manifest.name,
         version=manifest.version,

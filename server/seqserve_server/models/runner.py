@@ -13,6 +13,8 @@ _PLAY_BYTES = 16 << 20
 """Of the values in play."""
 _LONG_PLAY_BYTES = 256 << 20
 """The same, where rows are so long that it would hold fewer than eight."""
+CACHE_BYTES = 1 << 20
+"""Of the caches that a core has for itself, about."""
 PLAY_STEPS = 131_072
 """Steps in play beyond which more of them are no better to choose from."""
 
@@ -31,6 +33,8 @@ class Runner:
     """The longest row."""
     max_row_steps: int
     """Rows times steps, padding included, that one run may hold; one row always may."""
+    cached_row_steps: int
+    """The same of a run that computes in a core's caches."""
     cost_clock: Callable[[], float] = time.thread_time
     """What runs are timed with. A lane's own processor time is not disturbed by what else the
     machine does; where the work is done elsewhere it says nothing, and wall time is to be taken."""

@@ -33,7 +33,7 @@ it delays whoever arrives meanwhile."""
 BULK_RUN_LIMIT_S = 1e-3
 """The same of bulk rows: it delays whoever goes before them."""
 
-_ENOUGH_GAINED = 0.015
+ENOUGH_GAINED = 0.015
 """Rows are added to a run while its fixed costs are more than this part of it."""
 _CARRY_SHARE = 0.01
 """Of a chunk's time, what saving a row's state may cost."""
@@ -189,5 +189,5 @@ def _most_rows(steps: int, now: Coefficients, max_row_steps: int, run_limit_s: f
     row_s = now.row + now.row_step * steps
     # What the rows may take together: until more gain nothing, and within the limit; but as much as
     # what they share, or none would share it.
-    rows_s = min(fixed_s / _ENOUGH_GAINED, max(run_limit_s - fixed_s, fixed_s))
+    rows_s = min(fixed_s / ENOUGH_GAINED, max(run_limit_s - fixed_s, fixed_s))
     return max(1, int(min(rows_s / row_s, max_row_steps / steps)))

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from seqserve.ragged import RaggedBatch
-from seqserve_server.models.runner import Runner
+from seqserve_server.models.runner import CACHE_BYTES, Runner
 from seqserve_server.scheduling.batcher import Batcher, WorkTicket
 from seqserve_server.scheduling.cost import Spent
 from seqserve_server.scheduling.row_store import Workspace
@@ -17,8 +17,6 @@ BUDGET_S = 0.25
 """After so long no further shape is begun: a wide model makes do with fewer and smaller ones."""
 
 _REPEATS = 4
-_CACHE_BYTES = 2 << 20
-"""Of the caches that a core has for itself, about."""
 
 # Lengths of the rows of a turn, the cheap ones first. Unequal ones make several runs of it.
 _SHAPES: tuple[tuple[int, ...], ...] = (
@@ -64,7 +62,7 @@ def _turns(
     rows = RaggedBatch(np.zeros((int(lengths.sum()), runner.features), np.float32), lengths)
     state = runner.graph.initial_state(len(rows)) if with_state else None
     batcher = Batcher(runner)
-    other = np.zeros(_CACHE_BYTES, np.int8)
+    other = np.zeros(2 * CACHE_BYTES, np.int8)  # nothing of what the caches hold stays
     repeats: list[list[Spent]] = []
     for _ in range(_REPEATS):
         batcher.pool.add(WorkTicket(Work(runner, rows, state, math.inf), 0.0))
