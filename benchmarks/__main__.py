@@ -16,6 +16,7 @@ BENCHMARKS = (
     "lanes",
     "coalescing",
     "observation",
+    "jobs",
 )
 
 for name in (*BENCHMARKS, "table"):

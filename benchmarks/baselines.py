@@ -93,6 +93,9 @@ class LengthBucketed:
         for lane in self._lanes:
             lane.start()
 
+    def check(self, deadline: float) -> None:
+        """Says nothing: a baseline keeps to no deadlines."""
+
     def submit(self, work: Work, tell: Callable[[Outcome], None]) -> Leave:
         """As `Scheduler.submit`; rows whose caller has left run all the same."""
         assert work.state is None, "live sequences are the product's alone"

@@ -1,4 +1,4 @@
-"""The figures that the scheduler is judged by: what each has to be, and what it was."""
+"""The figures that scheduler and jobs are judged by: what each has to be, and what it was."""
 
 from __future__ import annotations
 
@@ -72,6 +72,24 @@ TARGETS = {
     "simulated-p99": Target(
         "simulated p99 ÷ measured, or the reverse if greater, by rate", 1.2, 1.1
     ),
+    "job-oracle": Target(
+        "job file to file ÷ in-process sorted oracle, one core, resampled vowels", 0.90, 0.95
+    ),
+    "job-oracle-tail": Target("the same, long-tailed", 0.90, 0.95),
+    "job-oracle-cores": Target(
+        "job of two lanes ÷ sorted oracle in two threads, both cores, long-tailed", 0.90, 0.95
+    ),
+    "job-padded": Target(
+        "job file to file ÷ loop of 64, padded as they come, resampled vowels", 2.5, 3.5
+    ),
+    "job-padded-tail": Target("the same, long-tailed", 2.5, 3.5),
+    "job-single": Target("job file to file ÷ loop of single sequences, resampled vowels", 4.0, 6.0),
+    "job-single-tail": Target("the same, long-tailed", 4.0, 6.0),
+    "job-service": Target(
+        "job by a service on one core, job on the other ÷ embedded on one, long-tailed", 0.80, 0.95
+    ),
+    "job-ray": Target("job by one Ray worker ÷ embedded, long-tailed", 0.70, 0.85),
+    "job-ray-workers": Target("job by two Ray workers ÷ one, long-tailed", 1.7, 1.9),
 }
 """By key, in the order of the table."""
 

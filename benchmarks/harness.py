@@ -36,6 +36,7 @@ DISTRIBUTIONS = (
     "pygrpc-native",
     "protobuf",
     "numpy",
+    "pyarrow",
 )
 
 

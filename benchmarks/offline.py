@@ -1,7 +1,7 @@
 """What the server's core does in-process, without a server: the figures to hold it against.
 
-They live in one process of their own on the server's core, which works when it is told to, so
-that they take turns with the servers there.
+They live in one process of their own on the server's core, or on others, which works when it is
+told to, so that they take turns with the servers there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import math
 import multiprocessing
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -39,7 +41,7 @@ _Feed = dict[str, NDArray[Any]]
 
 _T = TypeVar("_T")
 
-_Prepared = tuple[str, Callable[[], float]]
+Prepared = tuple[str, Callable[[], float]]
 """How it is done, and what takes one measurement."""
 
 
@@ -54,12 +56,16 @@ class Baseline:
 
 
 class Offline:
-    """The process on the server's core."""
+    """The process.
 
-    def __init__(self) -> None:
+    Args:
+        cores: Those that it may use: by default the server's alone.
+    """
+
+    def __init__(self, cores: Sequence[int] = (SERVER_CORE,)) -> None:
         self._here, there = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
-        self._process = context.Process(target=_work, args=(there,))
+        self._process = context.Process(target=_work, args=(there, cores))
         self._process.start()
 
     def __enter__(self) -> Self:
@@ -71,30 +77,33 @@ class Offline:
         self._here.send(None)
         self._process.join()
 
-    def sorted_oracle(self, repository: Path, model: str, sequences: RaggedBatch) -> Baseline:
+    def sorted_oracle(
+        self, repository: Path, model: str, sequences: RaggedBatch, threads: int = 1
+    ) -> Baseline:
         """Sequences a second of `session.run` alone, sorted by length and padded beforehand.
 
         What no server can do, for it would have to know all of them in advance.
         """
-        return self._prepare(_prepare_sorted, repository, model, sequences)
+        return self.prepare(_prepare_sorted, repository, model, sequences, threads)
 
     def as_they_come(
         self, repository: Path, model: str, batches: Sequence[RaggedBatch]
     ) -> Baseline:
         """The same of given batches, in their order."""
-        return self._prepare(_prepare_batches, repository, model, batches)
+        return self.prepare(_prepare_batches, repository, model, batches)
 
     def packed_torch(
         self, hidden: int, layers: int, bidirectional: bool, sequences: RaggedBatch
     ) -> Baseline:
         """Sequences a second of `torch.nn.LSTM`, sorted and packed beforehand."""
-        return self._prepare(_prepare_torch, hidden, layers, bidirectional, sequences)
+        return self.prepare(_prepare_torch, hidden, layers, bidirectional, sequences)
 
     def gemm_peak(self, hidden: int) -> Baseline:
         """FLOP/s of onnxruntime's MatMul with constant weights: 64 rows, H to 4H."""
-        return self._prepare(_prepare_gemm, hidden)
+        return self.prepare(_prepare_gemm, hidden)
 
-    def _prepare(self, prepare: Callable[..., _Prepared], *arguments: object) -> Baseline:
+    def prepare(self, prepare: Callable[..., Prepared], *arguments: object) -> Baseline:
+        """Has the process call a function of a module, which prepares a measurement there."""
         self._here.send((prepare, arguments))
         number, about = self._here.recv()
         return Baseline(about, lambda: self._measure(number))
@@ -104,9 +113,9 @@ class Offline:
         return float(self._here.recv())
 
 
-def _work(pipe: Connection) -> None:
+def _work(pipe: Connection, cores: Sequence[int]) -> None:
     """Prepares what it is sent, and measures what it is sent the number of."""
-    os.sched_setaffinity(0, {SERVER_CORE})
+    os.sched_setaffinity(0, cores)
     measures: list[Callable[[], float]] = []
     while (asked := pipe.recv()) is not None:
         if isinstance(asked, int):
@@ -118,16 +127,17 @@ def _work(pipe: Connection) -> None:
         pipe.send((len(measures) - 1, about))
 
 
-def _prepare_sorted(repository: Path, model: str, sequences: RaggedBatch) -> _Prepared:
+def _prepare_sorted(repository: Path, model: str, sequences: RaggedBatch, threads: int) -> Prepared:
     session = _open(artifact.version_path(repository, model, 1) / artifact.MODEL_FILE)
     return _best_size(
         sequences,
         lambda batch: _feed(session, batch),
         lambda feed: session.run([LOGITS, PROBABILITIES], feed),
+        threads=threads,
     )
 
 
-def _prepare_batches(repository: Path, model: str, batches: Sequence[RaggedBatch]) -> _Prepared:
+def _prepare_batches(repository: Path, model: str, batches: Sequence[RaggedBatch]) -> Prepared:
     session = _open(artifact.version_path(repository, model, 1) / artifact.MODEL_FILE)
     feeds = [_feed(session, batch) for batch in batches]
     rows = sum(map(len, batches))
@@ -138,7 +148,7 @@ def _prepare_batches(repository: Path, model: str, batches: Sequence[RaggedBatch
 
 def _prepare_torch(
     hidden: int, layers: int, bidirectional: bool, sequences: RaggedBatch
-) -> _Prepared:
+) -> Prepared:
     import torch
     from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
@@ -161,7 +171,7 @@ def _prepare_torch(
     return _best_size(sequences, pack, run, TORCH_BATCH_SIZES)
 
 
-def _prepare_gemm(hidden: int) -> _Prepared:
+def _prepare_gemm(hidden: int) -> Prepared:
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
@@ -197,7 +207,8 @@ def _best_size(
     prepare: Callable[[RaggedBatch], _T],
     run: Callable[[_T], object],
     sizes: Sequence[int] = BATCH_SIZES,
-) -> _Prepared:
+    threads: int = 1,
+) -> Prepared:
     """The measurement with the batch size that does best in a trial."""
     in_order = sequences.take(np.argsort(sequences.lengths, kind="stable"))
     best: list[_T] = []
@@ -209,20 +220,20 @@ def _best_size(
         ]
         prepared = [prepare(batch) for batch in batches]
         run(prepared[-1])
-        rate = _rate(len(sequences), prepared, run)()
+        rate = _rate(len(sequences), prepared, run, threads)()
         if rate > best_rate:
             best, best_size, best_rate = prepared, size, rate
-    return f"{best_size} rows a batch", _rate(len(sequences), best, run)
+    return f"{best_size} rows a batch", _rate(len(sequences), best, run, threads)
 
 
 def _rate(
-    sequences: int, prepared: Sequence[_T], run: Callable[[_T], object]
+    sequences: int, prepared: Sequence[_T], run: Callable[[_T], object], threads: int = 1
 ) -> Callable[[], float]:
     def measure() -> float:
-        begin = time.perf_counter()
-        for each in prepared:
-            run(each)
-        return sequences / (time.perf_counter() - begin)
+        with ThreadPoolExecutor(threads) as pool:
+            begin = time.perf_counter()
+            deque(map(run, prepared) if threads == 1 else pool.map(run, prepared), maxlen=0)
+            return sequences / (time.perf_counter() - begin)
 
     return measure
 

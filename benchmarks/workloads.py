@@ -27,9 +27,9 @@ class Workload:
     draw: _Draw
     """So many lengths."""
 
-    def sequences(self, count: int) -> RaggedBatch:
-        """That many sequences of FEATURES features, always the same."""
-        rng = np.random.default_rng(0)
+    def sequences(self, count: int, seed: int = 0) -> RaggedBatch:
+        """That many sequences of FEATURES features, for a seed always the same."""
+        rng = np.random.default_rng(seed)
         lengths = self.draw(rng, count)
         return RaggedBatch(rng.standard_normal((int(lengths.sum()), FEATURES), np.float32), lengths)
 

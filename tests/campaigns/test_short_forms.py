@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.server_process import TRANSPORTS, Server
 from seqserve_client import Client
-from tests.campaigns import chaos, peers, soak
+from tests.campaigns import chaos, job_kills, peers, soak
 from tests.campaigns.attacks import ATTACKS, Attack, attacked
 from tests.campaigns.harness import Claims
 from tests.campaigns.pool import SequencePool
@@ -17,6 +17,7 @@ from tests.conftest import ModelRepository
 
 SEQUENCES = 3_000
 CALLS = 50
+KILLS = 2
 
 
 @pytest.fixture(scope="module", params=TRANSPORTS)
@@ -59,3 +60,11 @@ def test_every_call_is_answered_through_each_fault_once(transport: str) -> None:
     claims = Claims()
     chaos.chaos(transport, 0.0, claims)
     assert not claims.broken
+
+
+@pytest.mark.slow
+def test_a_job_that_is_killed_with_its_replicas_writes_the_same_bytes_and_no_shard_twice() -> None:
+    claims = Claims()
+    kills = job_kills.kill("service", KILLS, claims, shards=40)
+    assert not claims.broken
+    assert min(kills.jobs, kills.replicas) >= 1
