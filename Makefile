@@ -36,7 +36,8 @@ demo-batch: install ## Scores a file of 100,000 sequences into a file, with no s
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo-batch.sh
 
 test: install .venv-oldest/installed .venv-proto/installed ## Runs the whole test suite.
-	$(BIN)/pytest $(SHARED)
+	$(BIN)/pytest $(SHARED) -m 'not alone'
+	$(BIN)/pytest -m alone
 	.venv-oldest/bin/pytest $(SHARED) tests/proto tests/client
 
 # The server and the client alone, without torch, on the oldest libraries admitted.

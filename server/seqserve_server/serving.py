@@ -132,6 +132,8 @@ class Server:
         self._reporting: asyncio.Task[None] | None = None
         self._looking: list[asyncio.Task[None]] = []
         self._trust: Trust | None = None
+        self._access: Watched[access.Access] | None = None
+        self._certificates: tls.Certificates | None = None
 
     @property
     def address(self) -> str:
@@ -219,8 +221,15 @@ class Server:
         if not folder.is_dir():
             raise RepositoryMissing(f"{folder}: there is no such folder")
         self._open_session = self._open_session or sessions.opener(self.settings.execution_provider)
-        if self.settings.trusted_keys is not None and self._trust is None:
-            self._trust = Trust(self.settings.trusted_keys)
+        settings = self.settings
+        if settings.trusted_keys is not None and self._trust is None:
+            self._trust = Trust(settings.trusted_keys)
+        if settings.access_file is not None and self._access is None:
+            self._access = access.watched(settings.access_file)
+        if settings.tls_certificate and settings.tls_key and self._certificates is None:
+            self._certificates = tls.watched(
+                settings.tls_certificate, settings.tls_key, settings.tls_client_ca
+            )
 
     def _observe(self) -> None:
         if self._spans is not None:
@@ -317,20 +326,15 @@ class Server:
         return watched
 
     def _credentials(self) -> grpc.ServerCredentials | None:
-        settings = self.settings
-        if settings.tls_certificate is None or settings.tls_key is None:
+        if self._certificates is None:
             return None
-        files = tls.watched(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-        return tls.credentials(self._watch(files), mutual=settings.tls_client_ca is not None)
+        mutual = self.settings.tls_client_ca is not None
+        return tls.credentials(self._watch(self._certificates), mutual=mutual)
 
     def _make_listener(self, chosen: Transport) -> transport.Listener:
         settings = self.settings
         limits = settings.connection_limits
-        guard = (
-            Guard(self._watch(access.watched(settings.access_file)), self._counts)
-            if settings.access_file
-            else None
-        )
+        guard = Guard(self._watch(self._access), self._counts) if self._access else None
         # The span first: refusals have one too.
         interceptors = [
             *([self._spans.interceptor()] if self._spans else []),

@@ -24,6 +24,9 @@ from tests.campaigns.harness import Claims
 if TYPE_CHECKING:
     from tests.server.conftest import Running, RunServer
 
+# New versions are tried behind all other work.
+pytestmark = pytest.mark.alone
+
 MakeSequences = Callable[..., list[NDArray[np.float32]]]
 
 CALLERS = 4

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from tests.conftest import ModelRepository
     from tests.server.conftest import Running, RunServer
 
+# New versions are tried behind all other work.
+pytestmark = pytest.mark.alone
+
 Array = NDArray[np.float32]
 MakeSequences = Callable[..., list[Array]]
 PublishAs = Callable[[Path, Path, int], None]
