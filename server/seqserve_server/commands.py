@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -99,6 +100,8 @@ def serve(
     version_policy = version_policy or ["latest"]
     lanes = lanes or cores.granted(processes)
     with _errors_in_a_line(ctx):
+        for line in configuration.misspelt(ctx, os.environ):
+            typer.echo(f"seqserve serve: {line}", err=True)
         if repository is None and not print_config:
             raise InvalidSetting(
                 "REPOSITORY is missing: give it as the argument, as SEQSERVE_REPOSITORY, or as "

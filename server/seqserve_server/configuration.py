@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
@@ -22,6 +22,8 @@ from seqserve_server.errors import InvalidSetting
 
 _NO_SETTINGS = frozenset({"ctx", "config", "print_config", "help", "return"})
 _CREDENTIALS = re.compile(r"://[^/@]*@")
+_MISSPELT = 0.9
+"""How like a name of a setting one is that was meant for it."""
 _FLAG = re.compile(r"--([a-z][a-z-]*)")
 
 
@@ -89,6 +91,21 @@ def shown(ctx: typer.Context, **resolved: object) -> Iterator[str]:
             yield f"# {_key(name)} is not set"
         else:
             yield f"{f'{_key(name)} = {_toml(value)}':<44} # {source or 'command line'}"
+
+
+def misspelt(ctx: typer.Context, environment: Iterable[str]) -> Iterator[str]:
+    """What looks like a setting and is none, a line each.
+
+    No error: others set variables too. Kubernetes sets SEQSERVE_PORT for a service named seqserve.
+
+    Args:
+        ctx: The subcommand's.
+        environment: Names of variables.
+    """
+    names = [str(parameter.envvar) for parameter in ctx.command.params if parameter.envvar]
+    for variable in sorted({*environment} - {*names}):
+        if near := get_close_matches(variable, names, n=1, cutoff=_MISSPELT):
+            yield f"{variable} is no setting; did you mean {near[0]}?"
 
 
 def explained(ctx: typer.Context, error: Exception) -> str:

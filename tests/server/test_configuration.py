@@ -198,6 +198,13 @@ def test_an_unknown_version_policy_is_told_with_its_file(write_file: WriteFile) 
     assert f"version-policy is set by {path}" in done.err
 
 
+def test_a_variable_that_is_nearly_a_setting_is_told_and_another_is_not() -> None:
+    done = _run("serve", "--print-config", SEQSERVE_POL="3", SEQSERVE_PORT="tcp://10.0.0.1:8001")
+
+    assert done.code == 0
+    assert done.err == "seqserve serve: SEQSERVE_POL is no setting; did you mean SEQSERVE_POLL?\n"
+
+
 def test_a_server_without_a_repository_says_where_one_may_be_named() -> None:
     done = _run("serve")
 

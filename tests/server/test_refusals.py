@@ -87,6 +87,27 @@ def test_a_call_without_a_request_is_told_that_there_was_none(
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
+def test_a_caller_who_leaves_before_the_request_came_is_no_bad_request(
+    run_server: RunServer, models: Path
+) -> None:
+    over = threading.Event()
+
+    def no_request() -> Iterator[bytes]:
+        over.wait()
+        yield b""
+
+    with run_server(models, metrics_address="127.0.0.1:0") as server:
+        call = server.channel.stream_unary(f"{SERVICE}/Classify", bytes, bytes)
+        for _ in range(3):
+            error = server.failure(lambda: call(no_request(), timeout=0.05))
+            assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        over.set()
+        server.failure(lambda: server.classifier.Classify(ClassifyRequest(model_name="nobody")))
+        server.wait_for_metric("seqserve_requests_total", 1, code="NOT_FOUND")
+        bad = server.metric("seqserve_requests_total", code="INVALID_ARGUMENT")
+    assert not bad
+
+
 @pytest.mark.parametrize("why", ["unknown model", "queue full"])
 def test_refused_requests_are_let_go_before_the_garbage_collector_comes(
     run_server: RunServer,

@@ -2,7 +2,7 @@
 
     work          what the engine asks for: rows of a model, by when
     scheduler     the thin loop: lanes (threads), and who is told what became of their work
-    admission     whether work is let in
+    admission     whether work is let in; `caution` learns how long waits are
     offline       which rows of a set that is known beforehand run together: a function
     offline_lanes   lanes for such sets, for those who have no callers
     batcher       one model: pool + row store + graph

@@ -1,10 +1,4 @@
-"""Whether work is let in: bounded in steps, and refused at once where it would come too late.
-
-A wait can be longer than what goes before costs: rows of later work run along, short ones pass long
-ones, other threads have their share of the cores. How much longer is learnt: work that came near to
-being refused has been promised a time, and whether such promises are kept says how cautious the
-next ones have to be.
-"""
+"""Whether work is let in: bounded in steps, and refused at once where it would come too late."""
 
 from __future__ import annotations
 
@@ -12,6 +6,7 @@ import math
 from typing import NamedTuple
 
 from seqserve_server.errors import DeadlineSpent, QueueFull
+from seqserve_server.scheduling.caution import Caution
 from seqserve_server.scheduling.cost import CostModel
 from seqserve_server.scheduling.policy import company
 from seqserve_server.scheduling.ticket import Ticket
@@ -20,14 +15,10 @@ from seqserve_server.scheduling.work import ServiceClass
 MIN_RETRY_S = 0.01
 MAX_RETRY_S = 30.0
 
-_LEAST_CAUTION, _MOST_CAUTION = 1.25, 4.0
-"""How many times what is predicted a wait may be taken for: work for an answer that comes late is
-lost, and refusing costs little."""
-_FIRST_CAUTION = 1.5
-_MORE, _LESS = 1.25, 0.999
-"""What a broken promise and a kept one do to it: they are even where 1 of 200 is broken."""
 _NEAR = 0.5
-"""Of the time until the deadline: who is promised an answer in less was not near being refused."""
+"""Of the time until the deadline: whose answer is predicted in less was not near being refused."""
+_IN_TIME = 0.95
+"""Of the same: the rest is the way back."""
 
 
 class _Inside(NamedTuple):
@@ -35,8 +26,8 @@ class _Inside(NamedTuple):
 
     seconds: float
     """That it takes the lanes."""
-    promised: float
-    """When it should be answered; infinite where that would teach nothing of waits."""
+    late: float
+    """From then on an answer hardly comes in time; infinite where that teaches nothing of waits."""
 
 
 class Admission:
@@ -53,9 +44,7 @@ class Admission:
         self._steps = 0
         self._seconds = [0.0 for _ in ServiceClass]
         self._inside: dict[Ticket, _Inside] = {}
-        self.caution = _FIRST_CAUTION
-        """How many times what is predicted a wait is taken for."""
-        self._learnt = -math.inf
+        self._cautions = [Caution() for _ in ServiceClass]
 
     @property
     def tickets(self) -> list[Ticket]:
@@ -79,7 +68,7 @@ class Admission:
         """
         if deadline == math.inf or not self._inside:
             return
-        wait_s, left_s = self.caution * self._ahead_s(ServiceClass.INTERACTIVE), deadline - now
+        wait_s, left_s = self._wait_s(ServiceClass.INTERACTIVE, now), deadline - now
         if wait_s > left_s:
             raise QueueFull(
                 f"even the shortest sequence would wait for about {wait_s:.3g} s, and the deadline "
@@ -113,9 +102,9 @@ class Admission:
         # still would have everybody refused for ever.
         pace = cost.pace if self._inside else 1.0
         seconds = pace * cost.company_s(rows, ticket.steps, together)
-        promised = math.inf
+        late = math.inf
         if ticket.deadline < math.inf:
-            wait_s = self.caution * self._ahead_s(ticket.service_class)
+            wait_s = self._wait_s(ticket.service_class, now)
             alone_s = pace * cost.alone_s(int(ticket.lengths.max()))
             own_s = max(alone_s, seconds / self._lanes)
             left_s = ticket.deadline - now
@@ -126,8 +115,8 @@ class Admission:
                     retry_after_s=_bounded(wait_s + own_s - left_s),
                 )
             if wait_s > 0 and wait_s + own_s > _NEAR * left_s:
-                promised = now + wait_s + own_s
-        self._inside[ticket] = _Inside(seconds, promised)
+                late = now + _IN_TIME * left_s
+        self._inside[ticket] = _Inside(seconds, late)
         self._steps += ticket.steps
         self._seconds[ticket.service_class] += seconds
 
@@ -138,22 +127,18 @@ class Admission:
             return False
         self._steps -= ticket.steps
         self._seconds[ticket.service_class] -= inside.seconds
-        if inside.promised < math.inf:
-            self._learn(ticket, inside.promised, now)
+        if inside.late < math.inf:
+            caution = self._cautions[ticket.service_class]
+            if now > inside.late:
+                caution.late(ticket.arrived, now)
+            elif not ticket.pending:  # else its caller has left
+                caution.in_time(now)
         return True
 
-    def _learn(self, ticket: Ticket, promised: float, now: float) -> None:
-        if now > promised:
-            # One mistake breaks many promises: those made before it was learnt from teach no more.
-            if ticket.arrived >= self._learnt:
-                self._learnt = now
-                self.caution = min(self.caution * _MORE, _MOST_CAUTION)
-        elif not ticket.pending:  # else its caller has left
-            self.caution = max(self.caution * _LESS, _LEAST_CAUTION)
-
-    def _ahead_s(self, service_class: ServiceClass) -> float:
-        """How long until what goes before new work of this class is done, about."""
-        return sum(self._seconds[: service_class + 1]) / self._lanes
+    def _wait_s(self, service_class: ServiceClass, now: float) -> float:
+        """How long until what goes before new work of this class is done, with caution."""
+        ahead_s = sum(self._seconds[: service_class + 1]) / self._lanes
+        return self._cautions[service_class].factor(now) * ahead_s
 
     def _half_s(self) -> float:
         """When half of what is under way is likely to be done: then there is room again."""

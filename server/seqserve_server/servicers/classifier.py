@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -27,6 +28,9 @@ from seqserve_server.transports.native_listener import Method
 from seqserve_server.validation import check_size
 
 _SERVICE = classifier_pb2.DESCRIPTOR.services_by_name["SequenceClassifier"].full_name
+
+_MOMENT_S = 0.02
+"""That no request came may be so since its caller left, which grpcio says in another word."""
 
 
 class Classifier:
@@ -202,6 +206,7 @@ def _handler(
             servicer.check(context)
             request = await anext(requests, None)
             if request is None:
+                await asyncio.sleep(_MOMENT_S)  # cancelled here, where its caller has left
                 raise undecodable()
         except ServerError as error:
             name = method.__name__
