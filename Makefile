@@ -16,7 +16,7 @@ SHARED   = --numprocesses $(WORKERS) --dist worksteal
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-batch test lint format proto proto-release bench bench-quick accuracy clean fuzz soak chaos kills overload peers
+.PHONY: help install demo demo-batch test lint format proto proto-release bench bench-quick accuracy clean fuzz soak chaos kills overload peers reload
 
 help: ## Lists the commands.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -70,6 +70,11 @@ kills: install ## Kills jobs, and the replicas that answer them, at random momen
 
 peers: install ## Sets slow and hostile peers on a server, and measures what others notice.
 	$(BIN)/python -m tests.campaigns.peers
+
+reload: install ## Publishes versions under load, sound and damaged ones, again and again.
+	$(BIN)/python -m tests.campaigns.reload
+	$(BIN)/python -m tests.campaigns.reload_memory
+	$(BIN)/python -m tests.campaigns.artifacts
 
 lint: install proto-check ## Checks form, types, the order of the rooms, and the contracts.
 	$(BIN)/ruff format --check

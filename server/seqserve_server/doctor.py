@@ -120,10 +120,15 @@ def python() -> Finding:
 
 def libraries(extra: str = "server") -> Iterator[Finding]:
     """Each library that the server stands on, against the versions that it was tested with."""
+    needed: dict[str, Requirement] = {}
     for line in metadata.requires(_DISTRIBUTION) or ():
         requirement = Requirement(line)
         if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
             continue
+        # The distribution may ask for one version, and the extra for less.
+        known = needed.setdefault(requirement.name, requirement)
+        known.specifier &= requirement.specifier
+    for requirement in needed.values():
         yield _library(requirement)
 
 
@@ -287,15 +292,15 @@ def credentials(plan: Plan) -> Iterator[Finding]:
         yield _file(plan.trusted_keys, Trust)
     if plan.tls_certificate is not None and plan.tls_key is not None:
         key, ca = plan.tls_key, plan.tls_client_ca
-        yield _file(plan.tls_certificate, lambda path: tls.watched(path, key, ca))
+        yield _file(plan.tls_certificate, lambda path: tls.watched(path, key, ca), "TLS")
 
 
-def _file(path: Path, take: Callable[[Path], object]) -> Finding:
+def _file(path: Path, take: Callable[[Path], object], name: str = "") -> Finding:
     try:
         take(path)
     except CannotStart as error:
-        return Finding(str(path), Outcome.FAILED, str(error))
-    return Finding(str(path), Outcome.OK, "can be taken")
+        return Finding(name or str(path), Outcome.FAILED, str(error))
+    return Finding(name or str(path), Outcome.OK, "can be taken")
 
 
 def models(

@@ -70,6 +70,7 @@ _BY_PROTOCOL = (
     "INTERNAL: Failed parsing HTTP/2",
     "INTERNAL: Illegal header",
     "INTERNAL: Error parsing '",
+    "INTERNAL: Metadata keys cannot be zero length",
     # A path that is not UTF-8.
     "UNKNOWN: Unexpected <class 'UnicodeDecodeError'>",
 )
@@ -264,10 +265,15 @@ def _statuses(answer: bytes) -> Iterator[str]:
         }
         if "grpc-status" in fields:
             code = _CODES.get(fields["grpc-status"], "no code")
-            words = unquote(fields.get("grpc-message", ""))[:_WORDS]
-            yield f"{code}: {words}" if code in _TELLING else code
+            yield _told(f"{code}: {unquote(fields.get('grpc-message', ''))}", code)
         elif flags & _END_STREAM:
             yield f"HTTP {fields.get(':status')}"
+
+
+def _told(status: str, code: str) -> str:
+    if code not in _TELLING:
+        return code
+    return next(filter(status.startswith, _BY_PROTOCOL), status[: _WORDS + len(code)])
 
 
 async def throw(address: str, inputs: Inputs, numbers: range, outcomes: Outcomes) -> None:

@@ -175,11 +175,11 @@ def test_files_that_say_who_is_trusted_are_tried(models: Path, tmp_path: Path) -
 
     assert code == 1
     for name, option in {
-        "access": "--access-file",
-        "keys": "--trusted-keys",
-        "certificate": "--tls-certificate",
+        str(tmp_path / "access"): "--access-file",
+        str(tmp_path / "keys"): "--trusted-keys",
+        "TLS": "--tls-certificate",
     }.items():
-        finding = found[str(tmp_path / name)]
+        finding = found[name]
         assert finding["outcome"] == "failed"
         assert finding["found"].startswith(f"{option} ")
     assert others[str(tmp_path / "good")]["outcome"] == "ok"
