@@ -7,17 +7,27 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
-import typer
-
 from seqserve import __version__
 
-COMMANDS = "seqserve.commands"
-
 _INTERRUPTED = 130
+
+try:
+    import typer
+except KeyboardInterrupt:  # before `main` is there to see to it
+    sys.exit(_INTERRUPTED)
+
+COMMANDS = "seqserve.commands"
 
 
 def main() -> None:
     """Runs the command line and exits."""
+    try:
+        _run()
+    except KeyboardInterrupt:  # while importing; later, typer sees to it
+        sys.exit(_INTERRUPTED)
+
+
+def _run() -> None:
     # onnxruntime reads this at import; commands that never import it lose nothing.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
@@ -29,8 +39,6 @@ def main() -> None:
     except ModuleNotFoundError as error:
         typer.echo(f"seqserve {command}: {_missing(error, called[0])}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:  # while importing; later, typer sees to it
-        sys.exit(_INTERRUPTED)
 
 
 def command_line(commands: Sequence[EntryPoint]) -> typer.Typer:

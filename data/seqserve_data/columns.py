@@ -74,7 +74,8 @@ def layout(columns: Columns, names: Sequence[str], source: Source) -> Layout:
     if sequence_id is None:
         raise InvalidLayout(
             f"has no column of sequence ids; it has {listed(names)}, none of which is "
-            f"{' or '.join(ID_NAMES)}: name the one that says which sequence a row belongs to",
+            f"{' or '.join(ID_NAMES)}: name the one that says which sequence a row belongs to "
+            "(--id)",
             source.place(),
         )
     order = find(columns.order, ORDER_NAMES, names, columns)
@@ -98,7 +99,7 @@ def _remaining(
         if name in _INDEX_NAMES:
             raise InvalidLayout(
                 "looks like a saved index, which is no feature; leave it out of the file, or "
-                "name the feature columns",
+                "name the feature columns (--features)",
                 source.place(column=name),
             )
     return features

@@ -49,7 +49,8 @@ def opener(ctx: typer.Context, lanes: int | None = None) -> Callable[[int], Engi
     told = ctx.params
     if server is not None:
         return partial(
-            _open_service, {name: told[name] for name in (*_OF_A_SERVICE, "server", "model")}
+            _open_service,
+            {name: _anywhere(told[name]) for name in (*_OF_A_SERVICE, "server", "model")},
         )
     from seqserve_jobs.engines.embedded import EmbeddedEngine
 
@@ -61,6 +62,11 @@ def opener(ctx: typer.Context, lanes: int | None = None) -> Callable[[int], Engi
         lanes=lanes or told["lanes"],
         trusted_keys=keys.absolute() if keys else None,
     )
+
+
+def _anywhere(value: object) -> object:
+    """The same for a process in another folder."""
+    return value.absolute() if isinstance(value, Path) else value
 
 
 def _open_service(told: Mapping[str, Any], version: int) -> Engine:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -16,6 +17,7 @@ from seqserve_jobs.choices import PATIENCE_S, SHARD_SEQUENCES, SHARD_STEPS, WIND
 from seqserve_jobs.on_error import OnError
 
 if TYPE_CHECKING:
+    from seqserve_jobs.options import JobOptions
     from seqserve_jobs.progress import Display
     from seqserve_jobs.summary import Summary
 
@@ -69,31 +71,33 @@ def score(
     same bytes. Exits with 0; 3 where sequences were refused; 1 where the job failed, 2 where it was
     called wrongly; 130 and 143 where Ctrl-C or SIGTERM stopped it after the shards under way.
     """
+    from seqserve_client import InvalidOptions
     from seqserve_data import Columns, DataError, split_names
-    from seqserve_jobs.errors import JobError, JobStopped
+    from seqserve_jobs.errors import InvalidJob, JobError, JobStopped
 
     with client_flags.errors_in_a_line("score", JobError, DataError, OSError):
         from seqserve_jobs import answering
         from seqserve_jobs.interruption import noticed
-        from seqserve_jobs.job import Job, JobOptions
+        from seqserve_jobs.job import Job
+        from seqserve_jobs.options import JobOptions
         from seqserve_jobs.progress import Tally
         from seqserve_jobs.report import report
 
-        _check_writable(summary)
-        options = JobOptions(
-            input=input[0] if len(input) == 1 else tuple(input),
-            output=output,
-            columns=Columns(id=id, order=order, features=split_names(features)),
-            keep=split_names(keep),
-            top_k=top_k,
-            logits=logits,
-            on_error=on_error,
-            max_sequences=shard_sequences,
-            max_steps=shard_steps,
-            restart=restart,
-            storage_options=_storage_options(storage_options),
-        )
         try:
+            options = JobOptions(
+                input=input[0] if len(input) == 1 else tuple(input),
+                output=output,
+                columns=Columns(id=id, order=order, features=split_names(features)),
+                keep=split_names(keep),
+                top_k=top_k,
+                logits=logits,
+                on_error=on_error,
+                max_sequences=shard_sequences,
+                max_steps=shard_steps,
+                restart=restart,
+                storage_options=_storage_options(storage_options),
+            )
+            _check_summary(summary, options)
             with (
                 noticed(_FINISHING) as interruption,
                 answering.opener(ctx)(answering.version_of(ctx, options)) as answerer,
@@ -102,6 +106,8 @@ def score(
             ):
                 interruption.under_way = True
                 done = answering.run_job(ctx, job, answerer)
+        except InvalidJob as error:
+            raise InvalidOptions(str(error)) from error
         except JobStopped as stopped:
             _write(stopped.summary, summary)
             typer.echo(f"seqserve score: {stopped}", err=True)
@@ -147,20 +153,47 @@ def _storage_options(text: str | None) -> Mapping[str, Any]:
     return read
 
 
-def _check_writable(summary: str | None) -> None:
+def _check_summary(to: str | None, options: JobOptions) -> None:
     """Before hours of work, not after."""
-    from seqserve_client import InvalidOptions
+    from seqserve_data.stream.files import find
+    from seqserve_jobs.errors import InvalidJob
+    from seqserve_jobs.input_places import refuse_summary
+    from seqserve_jobs.output import Output
 
-    if summary not in (None, _STDOUT) and not Path(summary).absolute().parent.is_dir():
-        raise InvalidOptions(f"--summary {summary}: there is no such folder")
+    if to is None or to == _STDOUT:
+        return
+    if os.path.isdir(to):
+        raise InvalidJob(f"--summary {to}: is a folder; name a file")
+    if os.path.exists(to) and not os.path.isfile(to):
+        return
+    if not os.path.isdir(os.path.dirname(os.path.realpath(to))):
+        raise InvalidJob(f"--summary {to}: there is no such folder")
+    files = [file.name for file in find(options.input, options.storage_options)]
+    output = Output.at(options.output, options.storage_options)
+    refuse_summary(to, files, output, options)
 
 
 def _write(done: Summary, to: str | None) -> None:
     """The summary as JSON; a file appears whole or not at all."""
+    from seqserve_jobs.storage.local import LocalFiles
+
     text = json.dumps(done.as_dict(), indent=2, ensure_ascii=False)
-    if to == _STDOUT:
+    if to is None:
+        return
+    if to == _STDOUT or _is_open_as(to, sys.stdout):
         typer.echo(text)
-    elif to is not None:
-        beside = Path(f"{to}.part")
-        beside.write_text(f"{text}\n", encoding="utf-8")
-        beside.replace(to)
+    elif _is_open_as(to, sys.stderr):
+        typer.echo(text, err=True)
+    elif os.path.exists(to) and not os.path.isfile(to):  # a pipe or a device: it stays one
+        with open(to, "w", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+    else:
+        LocalFiles().put(os.path.realpath(to), f"{text}\n".encode())
+
+
+def _is_open_as(path: str, stream: TextIO) -> bool:
+    """Whether it is what a stream goes to, as /dev/stdout is: nobody may put another there."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(stream.fileno()))
+    except (OSError, ValueError):
+        return False

@@ -1,6 +1,7 @@
 """What can go wrong in a job.
 
 JobError
+├── InvalidJob     options that cannot be; nothing was done
 ├── JobChanged     input, model or options are no more what the job was begun with
 ├── OutputInUse    another job writes there
 ├── OutputError    what cannot be written, and why
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 class JobError(Exception):
     """Base of every error of this package; the message is for people."""
+
+
+class InvalidJob(JobError):
+    """Options that cannot be; nothing was done."""
 
 
 class JobChanged(JobError):

@@ -11,7 +11,7 @@ from seqserve_jobs.engines.engine import Model
 from seqserve_jobs.errors import JobChanged
 from seqserve_jobs.input_files import Sizes, difference
 from seqserve_jobs.on_error import OnError
-from seqserve_jobs.options import JobOptions
+from seqserve_jobs.options import FLAGS, JobOptions
 
 FORM = 1
 """Of what is written: one more whenever equal jobs would no longer write equal bytes."""
@@ -90,7 +90,7 @@ def _differences(begun: Identity, now: Identity) -> Iterator[str]:
         yield f"the input changed: {difference(begun.files, now.files)}"
     for name, value in now.options.items():
         if (before := begun.options.get(name)) != value:
-            yield f"{name} is {_shown(value)}, the job was begun with {_shown(before)}"
+            yield f"{FLAGS[name]} is {_shown(value)}, the job was begun with {_shown(before)}"
 
 
 def _shown(value: object) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
-from seqserve_jobs.storage.files import files_at
+from seqserve_jobs.storage.files import Mark, files_at
 
 _SHOWN = 5
 
@@ -30,6 +30,18 @@ def sizes(names: Sequence[str], storage_options: Mapping[str, Any]) -> Sizes:
     listed = {folder: files.sizes(folder) for folder, files in folders.items()}
     found = [listed[posixpath.dirname(path)].get(posixpath.basename(path)) for _, path in places]
     return {"/".join(path[common:]): size for path, size in zip(parts, found, strict=True)}
+
+
+def marks(names: Sequence[str], storage_options: Mapping[str, Any]) -> list[Mark | None]:
+    """What tells of each file that it was written anew; None for one that is gone.
+
+    Raises:
+        OutputError: their place cannot be reached.
+    """
+    places = [files_at(name, storage_options) for name in names]
+    folders = {posixpath.dirname(path): files for files, path in places}
+    listed = {folder: files.marks(folder) for folder, files in folders.items()}
+    return [listed[posixpath.dirname(path)].get(posixpath.basename(path)) for _, path in places]
 
 
 def difference(before: Sizes, now: Sizes) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
@@ -15,9 +15,10 @@ from typing import Self
 from seqserve_data.stream import Input
 from seqserve_data.stream.block import Block, Position, Wanted
 from seqserve_jobs.engines.engine import Engine, Model
-from seqserve_jobs.errors import BadSequence, JobChanged, JobError, JobStopped, OutputError
+from seqserve_jobs.errors import BadSequence, InvalidJob, JobChanged, JobError, JobStopped
 from seqserve_jobs.identity import Identity
-from seqserve_jobs.input_files import Sizes, difference, sizes
+from seqserve_jobs.input_files import Sizes, difference, marks, sizes
+from seqserve_jobs.input_places import refuse_own_input
 from seqserve_jobs.joining import finish
 from seqserve_jobs.ledger import Ledger, leave
 from seqserve_jobs.on_error import OnError
@@ -25,7 +26,7 @@ from seqserve_jobs.options import JobOptions
 from seqserve_jobs.output import Output
 from seqserve_jobs.progress import Progress
 from seqserve_jobs.shards import Shard, ShardWriter, Totals
-from seqserve_jobs.storage.files import files_at
+from seqserve_jobs.storage.files import Mark
 from seqserve_jobs.summary import Summary
 
 __all__ = ["Job", "JobOptions", "OnError", "Summary", "score_files"]
@@ -85,6 +86,7 @@ class Job:
         self._lock = ExitStack()
         self._ledger: Ledger
         self._began_s = 0.0
+        self._marks: list[Mark | None] = []  # of the input's files, as this run opened them
         self._before: frozenset[int] = frozenset()  # shards that earlier runs did
         self._rows_done: int | None = 0
         self._computed_steps: int | None = 0
@@ -101,7 +103,8 @@ class Job:
         check_options(options, model)
         output = Output.at(options.output, options.storage_options)
         self.input = open_input(options, model)
-        _refuse_own_input(self.input.files, output, options)
+        refuse_own_input(self.input.files, output, options)
+        self._marks = self._marks_now()
         self.writer = ShardWriter(output, model, options)
         identity = Identity.of(options, model, self.input, self._sizes())
         with ExitStack() as lock:
@@ -183,7 +186,7 @@ class Job:
         """
         if not self.finished:
             before, now = self._ledger.identity.files, self._sizes()
-            if before != now:
+            if before != now or self._is_other_content():
                 raise JobChanged(
                     f"{self.options.output}: the input changed while it was read: "
                     f"{difference(before, now)}; restart the job (--restart)"
@@ -200,8 +203,10 @@ class Job:
     def stopped(self) -> JobStopped:
         """The error for a job that was asked to stop, and has."""
         summary = self.summary()
+        without = " without --restart" if self.options.restart else ""
         return JobStopped(
-            f"stopped after {summary.sequences} sequences; the same command goes on from there",
+            f"stopped after {summary.sequences} sequences; "
+            f"the same command{without} goes on from there",
             summary,
         )
 
@@ -237,6 +242,15 @@ class Job:
     def _sizes(self) -> Sizes:
         return sizes(self.input.files, self.options.storage_options)
 
+    def _marks_now(self) -> list[Mark | None]:
+        return marks(self.input.files, self.options.storage_options)
+
+    def _is_other_content(self) -> bool:
+        """Reads the input anew only where its files were written anew."""
+        if self._marks_now() == self._marks:
+            return False
+        return self.input.fingerprint() != self._ledger.identity.fingerprint
+
     def _begin(self) -> None:
         """Tells what earlier runs have done."""
         self._before = frozenset(self.done)
@@ -270,10 +284,12 @@ def check_options(options: JobOptions, model: Model) -> None:
     """Refuses what the model does not have.
 
     Raises:
-        JobError: it is asked for.
+        InvalidJob: it is asked for.
     """
     if options.top_k > len(model.labels):
-        raise JobError(f"top_k is {options.top_k}; {model.name} has {len(model.labels)} classes")
+        raise InvalidJob(
+            f"--top-k is {options.top_k}; {model.name} has {len(model.labels)} classes"
+        )
 
 
 def check_faults(block: Block, on_error: OnError) -> None:
@@ -285,8 +301,8 @@ def check_faults(block: Block, on_error: OnError) -> None:
     if block.faults and on_error is OnError.FAIL:
         first = min(block.faults)
         raise BadSequence(
-            f"sequence {block.ids[first].as_py()!r}: {block.faults[first]}; correct it, or have "
-            "such sequences recorded or skipped (--on-error)"
+            f"sequence {block.ids[first].as_py()!r}: {block.faults[first]}; correct it and "
+            "begin anew (--restart), or have such sequences recorded or skipped (--on-error)"
         )
 
 
@@ -304,11 +320,3 @@ def open_input(options: JobOptions, model: Model) -> Input:
         keep=options.keep,
         storage_options=options.storage_options,
     )
-
-
-def _refuse_own_input(files: Sequence[str], output: Output, options: JobOptions) -> None:
-    """What a job writes would be read by its next run."""
-    for file in files:
-        _, path = files_at(file, options.storage_options)
-        if path == output.path or path.startswith(f"{output.parts}/"):
-            raise OutputError(f"{output.url}: {file} is read there; name another output")

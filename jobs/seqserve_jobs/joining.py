@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 
+import pyarrow as pa
+
 from seqserve_jobs.errors import OutputError
 from seqserve_jobs.ledger import Ledger
 from seqserve_jobs.shards import Totals
@@ -25,7 +27,12 @@ def finish(ledger: Ledger) -> None:
     if files.size(output.path) is not None:
         raise OutputError(f"{output.url}: somebody else made it meanwhile; move it, and go on")
     with files.writing(output.path, output.records) as file:
-        output.form.join(_parts(ledger), file)
+        try:
+            output.form.join(_parts(ledger), file)
+        except pa.ArrowException as error:
+            raise OutputError(
+                f"{output.url}: the parts cannot be made one file: {error}"
+            ) from error
         # Before the file is seen: whatever it says there, a file there is then the job's own.
         ledger.finish(replace(totals, size=file.tell()))
 

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from seqserve_data import Columns
 from seqserve_jobs.choices import SHARD_SEQUENCES, SHARD_STEPS
-from seqserve_jobs.errors import JobError
+from seqserve_jobs.errors import InvalidJob
 from seqserve_jobs.on_error import OnError
+
+FLAGS = {
+    "top_k": "--top-k",
+    "logits": "--logits",
+    "on_error": "--on-error",
+    "max_sequences": "--shard-sequences",
+    "max_steps": "--shard-steps",
+    "id": "--id",
+    "order": "--order",
+    "features": "--features",
+    "keep": "--keep",
+}
+"""What messages call the options: as people who call the command know them."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +32,7 @@ class JobOptions:
     """What to read, what to write and how.
 
     Raises:
-        JobError: a number is out of its range.
+        InvalidJob: a number is out of its range.
     """
 
     input: str | Path | tuple[str, ...]
@@ -48,4 +62,14 @@ class JobOptions:
     def __post_init__(self) -> None:
         for name, least in (("top_k", 0), ("max_sequences", 1), ("max_steps", 1)):
             if (given := getattr(self, name)) < least:
-                raise JobError(f"{name} is {given}; at least {least} is needed")
+                raise InvalidJob(f"{FLAGS[name]} is {given}; at least {least} is needed")
+
+    def from_anywhere(self) -> JobOptions:
+        """The same for a process in another folder."""
+        if isinstance(self.input, tuple):
+            return replace(self, input=tuple(map(_absolute, self.input)))
+        return replace(self, input=_absolute(str(self.input)))
+
+
+def _absolute(source: str) -> str:
+    return source if "://" in source else os.path.abspath(source)

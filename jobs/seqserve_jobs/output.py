@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from seqserve_jobs.errors import InvalidJob
 from seqserve_jobs.forms import FORMS, PARQUET, Form
 from seqserve_jobs.storage.files import Files, files_at
 
@@ -34,19 +35,26 @@ class Output:
     path: str
     """Of it, there."""
     suffix: str | None
-    """Of a single file; None for a folder."""
+    """The form of a single file, in lower case; None for a folder."""
 
     @classmethod
     def at(cls, url: str | os.PathLike[str], storage_options: Mapping[str, Any]) -> Output:
         """The output that a path or an fsspec URL means.
 
         Raises:
+            InvalidJob: its suffix is that of no form of output.
             OutputError: it cannot be reached.
         """
         url = os.fspath(url)
         files, path = files_at(url, storage_options)
-        suffix = posixpath.splitext(path)[1]
-        return cls(url, files, path, suffix if suffix in {form.suffix for form in FORMS} else None)
+        suffix = posixpath.splitext(path)[1].lower()
+        known = [form.suffix for form in FORMS]
+        if suffix and suffix not in known:
+            raise InvalidJob(
+                f"{url}: {suffix} is no form of output; name a file {', '.join(known[:-1])} or "
+                f"{known[-1]}, or a folder, whose name has no suffix"
+            )
+        return cls(url, files, path, suffix or None)
 
     @property
     def form(self) -> Form:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from seqserve_jobs.summary import Summary
 
 
@@ -27,8 +25,10 @@ def report(summary: Summary) -> str:
 
 
 def _speed(summary: Summary) -> str:
-    took = timedelta(seconds=round(summary.seconds, 1))
-    speed = f"{str(took)[:9]}, {summary.sequences_per_s:,.0f} sequences/s"
+    minutes, seconds = divmod(round(summary.seconds, 1), 60)
+    hours, minutes = divmod(minutes, 60)
+    took = f"{hours:.0f}:{minutes:02.0f}:{seconds:04.1f}"
+    speed = f"{took}, {summary.sequences_per_s:,.0f} sequences/s"
     if summary.useful_step_fraction is None:
         return speed
     return f"{speed}, {summary.useful_step_fraction:.1%} of the steps computed were asked for"

@@ -101,7 +101,8 @@ class ShardWriter:
         table = rows(block, scores, self.model, self.options)
         try:
             part = self.output.form.encode(table, index == 0)
-        except pa.ArrowException as error:
+        # Python has no times beyond the year 9999, and says so by one of the others.
+        except (pa.ArrowException, OverflowError, ValueError) as error:
             raise OutputError(
                 f"{self.output.url}: a column cannot be written as {self.output.form.suffix}: "
                 f"{error}"

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from seqserve_jobs.engines.engine import Model
-
 
 @dataclass(frozen=True)
 class Summary:
@@ -53,8 +51,3 @@ class Summary:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {**asdict(self), "refused": dict(self.refused), "files": list(self.files)}
-
-
-def of_model(model: Model) -> dict[str, Any]:
-    """The model's fields of a summary."""
-    return {"model": model.name, "version": model.version, "digest": model.digest}

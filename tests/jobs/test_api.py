@@ -138,7 +138,7 @@ def test_a_data_set_keeps_its_ids_and_labels(
 def test_what_is_wrong_with_a_table_is_told(engine: EmbeddedEngine, steps: pa.Table) -> None:
     with pytest.raises(DataError, match="the table: has no column 'who'; it has 'id', 'room'"):
         score_table(steps, engine, columns=Columns(id="who"))
-    with pytest.raises(JobError, match="top_k is 9; speakers has 4 classes"):
+    with pytest.raises(JobError, match="--top-k is 9; speakers has 4 classes"):
         score_table(steps, engine, top_k=9)
 
 

@@ -385,7 +385,7 @@ def test_a_flag_goes_before_the_environment(
         (["*.parquet", "o.csv", "--model", "nobody"], 1, "models: other, speakers"),
         (["*.parquet", "o.csv", "--features", "where"], 1, "the model takes 3 features"),
         (["*.parquet", "o.csv", "--version", "7"], 1, "has no version 7 of speakers; it has 1"),
-        (["*.parquet", "o.csv", "--top-k", "9"], 1, "top_k is 9; speakers has 4 classes"),
+        (["*.parquet", "o.csv", "--top-k", "9"], 2, "--top-k is 9; speakers has 4 classes"),
         (["*.parquet", "taken.csv"], 1, "taken.csv"),
         (["*.parquet", "taken.csv/o.csv"], 1, "taken.csv/o.csv"),
         (["damaged.parquet", "o.csv"], 1, "damaged.parquet: "),
@@ -393,6 +393,13 @@ def test_a_flag_goes_before_the_environment(
         (["*.parquet", "o.csv", "--window", "3"], 2, "--window is of no effect without --server"),
         (["*.parquet", "o.csv", "--storage-options", "anon"], 2, "is no JSON object"),
         (["*.parquet", "o.csv", "--summary", "no/where.json"], 2, "there is no such folder"),
+        (["*.parquet", "o.csv", "--summary", "."], 2, "--summary .: is a folder"),
+        (["*.parquet", "o.csv", "--summary", "o.csv"], 2, "the output is there"),
+        (["*.parquet", "o.csv", "--summary", "sequences.parquet"], 2, "is read there"),
+        (["*.parquet", "o.csv", "--summary", "s.parquet"], 2, "lies in the input, *.parquet"),
+        (["*.parquet", "o.parquet"], 2, "o.parquet: it lies in the input, *.parquet; name another"),
+        (["*.parquet", "o.csv.gz"], 2, ".gz is no form of output; name a file .parquet, .csv"),
+        (["*.parquet", "o.feather"], 2, "or a folder, whose name has no suffix"),
         (["*.parquet", "o.csv", "--repository", "nowhere"], 1, "nowhere: "),
     ],
     ids=lambda value: " ".join(value[1:]) if isinstance(value, list) else None,
@@ -419,6 +426,27 @@ def test_what_is_wrong_is_told_in_a_line(
     assert message in only_line(done)
     assert (tmp_path / "taken.csv").read_text() == "somebody else's"
     assert not (tmp_path / "o.csv").exists()
+
+
+def test_a_summary_goes_through_what_is_no_file_and_where_links_lead(
+    models: Path, file: Path, tmp_path: Path
+) -> None:
+    words = (file, "scores.CSV", "--model", "speakers", "--repository", models)
+    first = called(*words, "--summary", "/dev/stdout", cwd=tmp_path)
+    assert json.loads(first.stdout)["finished"], first.stderr
+    assert len(csv.read_csv(tmp_path / "scores.CSV")) == COUNT
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("real.json")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE) as reader:
+        done = called(*words, "--summary", "pipe", cwd=tmp_path)
+        assert done.exit_code == 0, done.stderr
+        assert reader.stdout
+        assert json.load(reader.stdout)["finished"]
+    assert (tmp_path / "pipe").is_fifo()
+    assert called(*words, "--summary", "link.json", cwd=tmp_path).exit_code == 0
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "real.json").read_text())["finished"]
 
 
 def test_where_nobody_can_compute_both_ways_are_named(
@@ -468,6 +496,28 @@ def test_a_missing_library_is_named_with_what_brings_it(file: Path, tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize("imported", ["typer", "seqserve_jobs.commands", "pyarrow"])
+def test_a_ctrl_c_while_importing_ends_it_without_a_traceback(
+    file: Path, tmp_path: Path, imported: str
+) -> None:
+    interrupting = (
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {imported!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from seqserve_client.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", interrupting, "score", file, "o.csv", "--model", "speakers"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+
+
 def test_a_service_that_is_not_there_is_told_in_a_line(
     run: Run, file: Path, tmp_path: Path
 ) -> None:
@@ -502,7 +552,7 @@ def test_another_option_is_refused_by_name_and_restart_begins_anew(
     assert run(*words).exit_code == 0
     refused = run(*words, "--top-k", "2")
     assert refused.exit_code == 1
-    assert "top_k is 2, the job was begun with 0" in only_line(refused)
+    assert "--top-k is 2, the job was begun with 0" in only_line(refused)
     assert "--restart" in only_line(refused)
     assert run(*words, "--top-k", "2", "--restart").exit_code == 0
     assert "top_labels" in parquet.read_schema(output).names

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
+from hashlib import sha256
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,6 +18,7 @@ from seqserve_jobs.engines.engine import Engine
 from seqserve_jobs.errors import (
     BadSequence,
     EngineError,
+    InvalidJob,
     JobChanged,
     JobStopped,
     OutputError,
@@ -113,16 +116,16 @@ def test_a_finished_job_is_not_done_again(source: Path, output: Path, engine: En
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"top_k": 2}, "top_k is 2, the job was begun with 0"),
-        ({"logits": True}, "logits is True, the job was begun with False"),
-        ({"keep": ("speaker",)}, "keep is speaker, the job was begun with none"),
+        ({"top_k": 2}, "--top-k is 2, the job was begun with 0"),
+        ({"logits": True}, "--logits is True, the job was begun with False"),
+        ({"keep": ("speaker",)}, "--keep is speaker, the job was begun with none"),
         (
             {"on_error": OnError.SKIP},
-            "on_error is skip, the job was begun with record",
+            "--on-error is skip, the job was begun with record",
         ),
         (
             {"columns": Columns(id="speaker")},
-            "id is speaker, the job was begun with id",
+            "--id is speaker, the job was begun with id",
         ),
     ],
     ids=["top_k", "logits", "keep", "on_error", "columns"],
@@ -297,12 +300,39 @@ def test_of_two_jobs_on_one_output_the_second_is_refused(
 def test_an_output_that_is_read_as_the_input_is_refused(
     tmp_path: Path, source: Path, engine: Engine
 ) -> None:
-    with pytest.raises(OutputError, match=r"a.parquet is read there; name another output"):
+    with pytest.raises(InvalidJob, match=r"a.parquet is read there; name another output"):
         score_files(options(source.parent, source.parent), engine)
-    with pytest.raises(OutputError, match=r"a.parquet is read there; name another output"):
+    with pytest.raises(InvalidJob, match=r"a.parquet is read there; name another output"):
         score_files(options(source, source), engine)
 
     assert os.listdir(source.parent) == ["a.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("read", "written"),
+    [
+        ("in", "in/out.parquet"),
+        ("in", "in/deeper/out"),
+        ("in/*", "in/out.parquet"),
+        ("in/**/*.parquet", "in/deeper/out"),
+    ],
+)
+def test_an_output_that_the_next_run_would_read_is_refused(
+    tmp_path: Path, source: Path, engine: Engine, read: str, written: str
+) -> None:
+    with pytest.raises(InvalidJob, match=r"it lies in the input, .*; name another output"):
+        score_files(options(tmp_path / read, tmp_path / written), engine)
+
+    assert os.listdir(source.parent) == ["a.parquet"]
+
+
+def test_an_output_that_readers_of_the_folder_pass_over_may_lie_in_it(
+    source: Path, engine: Engine
+) -> None:
+    output = source.parent / "_scores" / "out.parquet"
+    score_files(options(source.parent, output), engine)
+
+    assert score_files(options(source.parent, output), engine).nothing_to_do
 
 
 def test_a_part_that_was_lost_is_computed_again(
@@ -404,6 +434,62 @@ def test_an_input_that_changes_while_it_is_read_ends_the_job(
         score_files(options(source, output), Watched(engine, grow))
 
     assert output.is_dir() or not output.exists()
+
+
+def test_an_input_that_is_written_anew_at_equal_size_while_it_is_read_ends_the_job(
+    tmp_path: Path, output: Path, engine: Engine
+) -> None:
+    source = tmp_path / "in.csv"
+    rows = [f"{index},1.5,2.5,3.5\n" for index in range(10, 10 + SEQUENCES)]
+    source.write_text("id,x,y,z\n" + "".join(rows))
+    before = source.stat()
+
+    def rewrite(batch: int) -> None:
+        if batch == 0:
+            source.write_text(source.read_text().replace("1.5", "9.5"))
+
+    with pytest.raises(JobChanged, match="changed while it was read: other contents, of the same"):
+        score_files(options(source, output), Watched(engine, rewrite))
+    assert source.stat().st_size == before.st_size
+
+
+def test_an_input_that_was_touched_and_has_its_content_is_the_same(
+    source: Path, output: Path, engine: Engine
+) -> None:
+    def touch(batch: int) -> None:
+        os.utime(source, ns=(0, batch))
+
+    assert score_files(options(source, output), Watched(engine, touch)).finished
+
+
+def test_a_stopped_restart_is_gone_on_with_without_restart(
+    source: Path, output: Path, engine: Engine
+) -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(JobStopped, match="the same command without --restart goes on from there"):
+        score_files(options(source, output, restart=True), engine, stop=stop)
+
+
+def test_parts_that_cannot_be_joined_are_told_of(
+    tmp_path: Path, source: Path, engine: Engine
+) -> None:
+    output = tmp_path / "out.parquet"
+
+    def appear(batch: int) -> None:
+        output.write_bytes(b"precious")
+
+    with pytest.raises(OutputError, match="somebody else made it meanwhile"):
+        score_files(options(source, output), Watched(engine, appear))
+    output.unlink()
+    parts = output.with_name("out.parquet.parts")
+    (parts / "part-00001.parquet").write_bytes(b"junk")
+    record = parts / "_seqserve" / "shard-00001.json"
+    told = {**json.loads(record.read_text()), "size": 4, "sha256": sha256(b"junk").hexdigest()}
+    record.write_text(json.dumps(told))
+    with pytest.raises(OutputError, match=r"out\.parquet: the parts cannot be made one file: "):
+        score_files(options(source, output), engine)
+    assert not output.exists()
 
 
 def test_a_bad_sequence_ends_a_job_that_is_to_fail_for_it_and_it_can_go_on_otherwise(

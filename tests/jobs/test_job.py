@@ -20,7 +20,7 @@ from seqserve.ragged import RaggedBatch
 from seqserve_data import Columns
 from seqserve_jobs.engines.embedded import EmbeddedEngine
 from seqserve_jobs.engines.engine import Engine, Model
-from seqserve_jobs.errors import JobError
+from seqserve_jobs.errors import InvalidJob, JobError, OutputError
 from seqserve_jobs.job import JobOptions, OnError, score_files
 from seqserve_jobs.summary import Summary
 from tests.jobs.conftest import FEATURES, steps_table, write_steps
@@ -114,10 +114,40 @@ def test_the_most_probable_classes_alone_are_named_where_that_is_asked_for(
 def test_more_classes_than_there_are_cannot_be_named(
     tmp_path: Path, source: Path, engine: Engine
 ) -> None:
-    with pytest.raises(JobError, match="top_k is 5; speakers has 4 classes"):
+    with pytest.raises(JobError, match="--top-k is 5; speakers has 4 classes"):
         score_files(options(source, tmp_path / "out.parquet", top_k=5), engine)
 
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "flag"),
+    [("top_k", "--top-k"), ("max_sequences", "--shard-sequences"), ("max_steps", "--shard-steps")],
+)
+def test_a_number_out_of_range_is_named_as_the_command_has_it(option: str, flag: str) -> None:
+    with pytest.raises(InvalidJob, match=f"^{flag} is -1; at least"):
+        JobOptions("in", "out", **{option: -1})  # type: ignore[arg-type]
+
+
+def test_relative_inputs_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = ("a", "*.csv", "/b", "s3://c/d")
+    assert JobOptions(told, "out").from_anywhere().input == (
+        *(f"{tmp_path}/a", f"{tmp_path}/*.csv", "/b", "s3://c/d"),
+    )
+    assert JobOptions(Path("a"), "out").from_anywhere().input == f"{tmp_path}/a"
+
+
+def test_a_time_that_python_has_none_for_is_told_of(tmp_path: Path, engine: Engine) -> None:
+    table = steps_table(5)
+    when = pa.array([400_000_000_000] * len(table), pa.timestamp("s"))
+    pq.write_table(table.append_column("when", when), tmp_path / "in.parquet")
+    with pytest.raises(OutputError, match=r"out.jsonl: a column cannot be written as .jsonl"):
+        score_files(
+            options(tmp_path / "in.parquet", tmp_path / "out.jsonl", keep=("when",)), engine
+        )
 
 
 def test_columns_are_handed_through_and_renamed_where_the_output_has_one_of_that_name(

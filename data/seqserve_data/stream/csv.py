@@ -45,9 +45,15 @@ class CsvReader:
         """
         self._file = file
         with file.reading(), file.open_stream() as opened:
+            is_empty = not opened.read(1)
+        if is_empty:
+            self.rows: int | None = 0
+            self.schema = pa.schema([])
+            return
+        with file.reading(), file.open_stream() as opened:
             names = csv.open_csv(cast("IO[bytes]", opened), _READ, _PARSE).schema.names
         first = next((batch for batch in self._batches(names) if batch.num_rows), None)
-        self.rows: int | None = None if first else 0
+        self.rows = None if first else 0
         numeric = {*features, *(_numeric(first) if first and guess else ())}
         self.schema = pa.schema(
             [(name, pa.float64() if name in numeric else pa.string()) for name in names]

@@ -46,8 +46,8 @@ class File:
     filesystem: AbstractFileSystem
     path: str
     """On that file system."""
-    partitions: Mapping[str, str]
-    """What its path says of all its records: `key=value` as Hive has it."""
+    partitions: Mapping[str, str | None]
+    """What its path says of all its records: `key=value` as Hive has it, None where it is null."""
 
     @property
     def suffix(self) -> str:
@@ -84,10 +84,10 @@ class File:
             yield
         except DataError:
             raise
-        except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+        except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:
             said = error.strerror if isinstance(error, OSError) else None
             raise UnreadableData(
-                f"not readable as {self.suffix}: {said or error}", self.place()
+                f"not readable as {self.suffix}: {_printable(said or str(error))}", self.place()
             ) from error
 
     def digest(self) -> str:
@@ -107,6 +107,11 @@ class File:
                 while chunk := opened.read(_READ):
                     sha256.update(chunk)
             return sha256.hexdigest()
+
+
+def _printable(text: str) -> str:
+    """In a line, whatever of a damaged file it quotes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _handler(filesystem: AbstractFileSystem) -> Any:  # noqa: ANN401
@@ -154,6 +159,12 @@ def _of_source(source: str, options: Mapping[str, Any]) -> list[File]:
         raise UnreadableData(f"no such place: {error}", place) from error
     except OSError as error:
         raise UnreadableData(f"not readable: {error.strerror or error}", place) from error
+    if not paths and filesystem.isdir(path):
+        raise UnreadableData(
+            "the folder has no file of a form that is read (names that begin with . or _ are left "
+            "aside)",
+            place,
+        )
     if not paths:
         raise UnreadableData("no such file, and no file that this fits", place)
     name = _named_as(source, filesystem)
@@ -192,7 +203,7 @@ def _file(filesystem: AbstractFileSystem, path: str, root: str, name: str) -> Fi
         relative=relative,
         filesystem=filesystem,
         path=path,
-        partitions={key: unquote(value) for key, value in pairs},
+        partitions={k: None if v == _HIVE_NULL else unquote(v) for k, v in pairs},
     )
 
 

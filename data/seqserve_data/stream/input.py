@@ -19,7 +19,7 @@ from seqserve_data.stream import cutting, forms, lists, steps
 from seqserve_data.stream.block import START, Block, Position, Wanted
 from seqserve_data.stream.cutting import Cut
 from seqserve_data.stream.files import File, Sources, find
-from seqserve_data.stream.layout import Layout, check_features, choose
+from seqserve_data.stream.layout import Layout, check_features, check_roles, choose
 from seqserve_data.stream.records import Reader
 from seqserve_data.stream.recurring import Recurrence
 from seqserve_data.stream.rows import Rows, Shape, plain, table
@@ -75,7 +75,13 @@ class Input:
         told = (*columns.features, *wanted.names)
         file, first = _first(files, told)
         schema = _with_partitions(first.schema, file)
-        layout = choose(schema, columns, wanted, keep, Source(file.name))
+        try:
+            layout = choose(schema, columns, wanted, keep, Source(file.name))
+        except InvalidLayout as error:
+            if first.rows != 0 or not _is_silent(first.schema):
+                raise
+            whole = ", as all files of the input are" if len(files) > 1 else ""
+            raise InvalidLayout(f"is empty{whole}: it has no rows", file.place()) from error
         with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
             readers = tuple(
                 pool.map(lambda file: forms.open_reader(file, layout.features, guess=False), files)
@@ -226,7 +232,8 @@ class Input:
                 id_prefix="" if len(self._files) == 1 else f"{file.relative}:",
             )
             names = [name for name in layout.names if name not in shape.constants]
-            for records in reader.records(names, row):
+            # Records of no columns would be no records.
+            for records in reader.records(names or self.layout.features[:1], row):
                 yield shape.rows(records)
 
 
@@ -240,6 +247,11 @@ def _first(files: Sequence[File], features: Sequence[str]) -> tuple[File, Reader
         first = first or (file, reader)
     assert first is not None  # `find` gives at least one
     return first
+
+
+def _is_silent(schema: pa.Schema) -> bool:
+    """Whether it does not tell what its columns hold, as of a file of text without records."""
+    return all(pa.types.is_string(field.type) for field in schema)
 
 
 def _with_partitions(schema: pa.Schema, file: File) -> pa.Schema:
@@ -258,6 +270,7 @@ def _check(layout: Layout, schema: pa.Schema, wanted: Wanted, file: File) -> Non
                 f"has no column {name!r}, but the first file has; it has {listed(schema.names)}",
                 file.place(),
             )
+    check_roles(layout, schema, Source(file.name))
     check_features(layout, schema, wanted, Source(file.name))
 
 
@@ -279,6 +292,9 @@ def _common_types(layout: Layout, schemas: Mapping[File, pa.Schema]) -> dict[str
                     f"holds {kind}, but in {first.name} it holds {types[name]}",
                     file.place(column=name),
                 )
+    for role in (layout.id, layout.order):
+        if role is not None and pa.types.is_null(types[role]):
+            types[role] = pa.string()  # none of it is there, and nothing compares nulls
     for name in () if layout.nested else layout.features:
         kinds = {schema.field(name).type for schema in schemas.values()}
         if name not in types:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeAlias
@@ -23,6 +24,9 @@ _LOOKED_AT = 1000
 _NUMBER = pa.float64()
 _NUMBERS = pa.list_(_NUMBER)
 _STEPS = pa.list_(_NUMBERS)
+
+_SURROGATE = re.compile(rb"""\\u[dD][89a-fA-F]""")
+"""Half a character, as JSON escapes it; JSON lets one stand alone, and Unicode does not."""
 
 Line: TypeAlias = tuple[int, bytes]
 """Its number, counted from 1, and its text."""
@@ -83,7 +87,14 @@ class JsonLinesReader:
         number, text = line
         place = Place(self._file.name, line=number)
         try:
-            record = json.loads(text)
+            record = json.loads(text.decode("utf-8-sig"))
+            if _SURROGATE.search(text):
+                json.dumps(record, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start]
+            raise UnreadableData(
+                f"holds {half!r}, half a character: no Unicode text", place
+            ) from error
         except (ValueError, RecursionError) as error:
             raise UnreadableData(f"is not JSON: {error}", place) from error
         if not isinstance(record, dict):

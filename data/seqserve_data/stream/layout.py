@@ -79,14 +79,34 @@ def choose(
     others = set(keep) - {*columns.named, *ID_NAMES, *ORDER_NAMES}
     free = pa.schema([field for field in schema if field.name not in others])
     choose_form = _nested if nested.is_nested(free, columns) else _long
-    chosen = replace(choose_form(free, columns, wanted, source), kept=tuple(keep))
-    for role in (chosen.id, chosen.order):
-        if role is not None and pa.types.is_nested(schema.field(role).type):
+    return replace(choose_form(free, columns, wanted, source), kept=tuple(keep))
+
+
+def check_roles(layout: Layout, schema: pa.Schema, source: Source) -> None:
+    """Refuses ids that cannot be told apart, and an order that does not sort.
+
+    Raises:
+        InvalidLayout: says which column, and what it holds.
+    """
+    for role in (layout.id, layout.order):
+        if role is None:
+            continue
+        kind = schema.field(role).type
+        value = kind.value_type if pa.types.is_dictionary(kind) else kind
+        binary = pa.types.is_binary(value) or pa.types.is_large_binary(value)
+        binary = binary or pa.types.is_fixed_size_binary(value)
+        if not (_is_plain(value) or (binary and role == layout.id)):
             raise InvalidLayout(
-                f"holds {schema.field(role).type}; text or numbers are needed",
-                source.place(column=role),
+                f"holds {kind}; text or numbers are needed", source.place(column=role)
             )
-    return chosen
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether Arrow compares values of this type."""
+    text = arrow.is_text(kind) or pa.types.is_string_view(kind)
+    number = arrow.is_number(kind) and not pa.types.is_float16(kind)
+    time = pa.types.is_temporal(kind) and not pa.types.is_interval(kind)
+    return text or number or time or pa.types.is_null(kind)
 
 
 def check_features(layout: Layout, schema: pa.Schema, wanted: Wanted, source: Source) -> None:
@@ -106,7 +126,7 @@ def check_features(layout: Layout, schema: pa.Schema, wanted: Wanted, source: So
             needed = "lists of steps" if layout.whole_steps else "lists of numbers"
             raise InvalidLayout(
                 f"holds {kind}; {needed if layout.nested else 'numbers'} are needed: name the "
-                "feature columns to leave it out",
+                "feature columns (--features) to leave it out",
                 source.place(column=name),
             )
         if layout.nested and not arrow.is_list(kind) and not pa.types.is_null(kind):
@@ -115,41 +135,53 @@ def check_features(layout: Layout, schema: pa.Schema, wanted: Wanted, source: So
 
 def _nested(schema: pa.Schema, columns: Columns, wanted: Wanted, source: Source) -> Layout:
     found = nested.layout(columns, schema, source)
-    features = found.features
+    features, aside = _of_numbers(found.features, columns, schema)
     if not columns.features:
-        features = tuple(name for name in features if _holds_numbers(schema.field(name).type))
         whole = [name for name in features if _holds_steps(schema.field(name).type)]
         features = tuple(name for name in STEPS_NAMES if name in whole)[:1] or features
     whole_steps = any(_holds_steps(schema.field(name).type) for name in features)
     if whole_steps and len(features) > 1:
         raise InvalidLayout(
             f"has the list columns {listed(features)}, and some hold whole steps; name the one "
-            "feature column to read",
+            "feature column to read (--features)",
             source.place(),
         )
     if not whole_steps:
-        _check_number(features, columns, wanted, source)
+        _check_number(features, aside, columns, wanted, source)
     return Layout(True, found.id, None, features, whole_steps, ())
 
 
 def _long(schema: pa.Schema, columns: Columns, wanted: Wanted, source: Source) -> Layout:
     found = long_layout(columns, schema.names, source)
-    features = found.features
-    if not columns.features:
-        features = tuple(name for name in features if arrow.is_number(schema.field(name).type))
-    _check_number(features, columns, wanted, source)
+    features, aside = _of_numbers(found.features, columns, schema)
+    _check_number(features, aside, columns, wanted, source)
     return Layout(False, found.id, found.order, features, False, ())
 
 
+def _of_numbers(
+    names: tuple[str, ...], columns: Columns, schema: pa.Schema
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The features, and the columns that are none since they were not named and hold no numbers."""
+    if columns.features:
+        return names, ()
+    features = tuple(name for name in names if _holds_numbers(schema.field(name).type))
+    return features, tuple(name for name in names if name not in features)
+
+
 def _check_number(
-    features: tuple[str, ...], columns: Columns, wanted: Wanted, source: Source
+    features: tuple[str, ...],
+    aside: tuple[str, ...],
+    columns: Columns,
+    wanted: Wanted,
+    source: Source,
 ) -> None:
     if len(features) != wanted.features:
         told = "are named" if columns.features else "hold numbers and are free"
         named = f": {listed(wanted.names)}" if wanted.names else ""
+        left = f"; left aside, as they hold no numbers: {listed(aside)}" if aside else ""
         raise InvalidLayout(
             f"the model takes {wanted.features} features{named}; the columns that {told} are "
-            f"{len(features)}: {listed(features)}; name the feature columns",
+            f"{len(features)}: {listed(features)}{left}; name the feature columns (--features)",
             source.place(),
         )
     if features != wanted.names and sorted(features) == sorted(wanted.names):
@@ -165,6 +197,7 @@ def _holds_steps(kind: pa.DataType) -> bool:
 
 
 def _holds_numbers(kind: pa.DataType) -> bool:
+    """Numbers, or lists of them; what is true or false is one only where it is named."""
     while arrow.is_list(kind):
         kind = arrow.item_type(kind)
-    return arrow.is_number(kind)
+    return arrow.is_number(kind) and not pa.types.is_boolean(kind)

@@ -49,6 +49,7 @@ class ParquetReader:
             for batch in whole.iter_batches(
                 self._batch_rows(names, groups), groups, list(names), use_threads=False
             ):
+                batch.validate(full=True)  # text that is no Unicode, which reading it lets through
                 skip = max(0, begin - row)
                 if skip < batch.num_rows:
                     yield Records(row + skip, batch.slice(skip))

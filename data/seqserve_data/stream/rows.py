@@ -104,7 +104,7 @@ class Shape:
     layout: Layout
     types: Mapping[str, pa.DataType]
     """Of the columns that are handed on as they are, or joined from batch to batch."""
-    constants: Mapping[str, str]
+    constants: Mapping[str, str | None]
     """What the file's path says of all its records, by column."""
     id_prefix: str
     """What precedes the row's number where the layout has no ids."""
@@ -143,7 +143,7 @@ class Shape:
 
     def _plain(self, name: str, batch: pa.RecordBatch) -> pa.Array[Any]:
         if name in self.constants:
-            return pa.repeat(self.constants[name], batch.num_rows)
+            return pa.repeat(pa.scalar(self.constants[name], pa.string()), batch.num_rows)
         column = batch.column(name)
         return column if column.type == self.types[name] else column.cast(self.types[name])
 

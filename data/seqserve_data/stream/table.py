@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
+from seqserve_data.errors import UnreadableData
+from seqserve_data.places import Place
 from seqserve_data.stream.records import Records, batch_rows
 
 _BYTES_A_VALUE = 8
@@ -24,5 +26,9 @@ class TableReader:
         rest = self._table.select(list(names)).slice(begin)
         rows = batch_rows(rest.nbytes // _BYTES_A_VALUE, rest.num_rows)
         for batch in rest.to_batches(max_chunksize=rows):
+            try:
+                batch.validate(full=True)  # text that is no Unicode
+            except pa.ArrowException as error:
+                raise UnreadableData(f"not readable: {error}", Place("the table")) from error
             yield Records(begin, batch)
             begin += batch.num_rows

@@ -11,7 +11,7 @@ import logging
 import warnings
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -155,7 +155,7 @@ class _Rounds:
                 Worker,
                 fn_constructor_kwargs={
                     "open_engine": self._open_engine,
-                    "writer": self._job.writer,
+                    "writer": replace(self._job.writer, options=self._job.options.from_anywhere()),
                     "flag": self._flag,
                 },
                 batch_size=None,

@@ -14,6 +14,10 @@ from seqserve_jobs.errors import JobError, OutputError
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}\.unfinished")
 
 
+Mark = tuple[object, ...]
+"""Another one where a file was written anew; as far as its place tells without reading it."""
+
+
 class Files(Protocol):
     """Files by their whole paths. Can be pickled; every method raises OutputError."""
 
@@ -41,6 +45,10 @@ class Files(Protocol):
 
     def sizes(self, folder: str) -> dict[str, int | None]:
         """The names in a folder, with sizes; None for a folder in it. Empty where there is none."""
+        ...
+
+    def marks(self, folder: str) -> dict[str, Mark]:
+        """The files in a folder, each with what tells that it was written anew."""
         ...
 
     def remove(self, path: str) -> None:

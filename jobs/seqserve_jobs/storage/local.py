@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import BinaryIO
 
-from seqserve_jobs.storage.files import told_of, unfinished
+from seqserve_jobs.storage.files import Mark, told_of, unfinished
 from seqserve_jobs.storage.local_lock import locked
 
 
@@ -55,6 +55,16 @@ class LocalFiles:
         with told_of(folder, "read"), suppress(FileNotFoundError), os.scandir(folder) as entries:
             return {
                 entry.name: entry.stat().st_size if entry.is_file() else None for entry in entries
+            }
+        return {}
+
+    def marks(self, folder: str) -> dict[str, Mark]:
+        """When each was written, and how large it is."""
+        with told_of(folder, "read"), suppress(FileNotFoundError), os.scandir(folder) as entries:
+            return {
+                entry.name: (found.st_size, found.st_mtime_ns, found.st_ino)
+                for entry in entries
+                if entry.is_file() and (found := entry.stat())
             }
         return {}
 

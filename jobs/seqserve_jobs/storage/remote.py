@@ -9,8 +9,14 @@ from typing import BinaryIO, cast
 
 from fsspec import AbstractFileSystem
 
-from seqserve_jobs.storage.files import told_of, unfinished
+from seqserve_jobs.storage.files import Mark, told_of, unfinished
 from seqserve_jobs.storage.lease import leased
+
+_MARKS = (
+    *("ETag", "etag", "md5Hash", "crc32c", "content_md5", "generation", "VersionId"),
+    *("LastModified", "last_modified", "updated", "mtime", "modified", "created"),
+)
+"""Where file systems tell of a content, or of when it was written."""
 
 
 class RemoteFiles:
@@ -74,6 +80,20 @@ class RemoteFiles:
                 for entry in entries
                 # Some stores keep an object for a folder, and list it as its own content.
                 if entry["name"].rstrip("/") != folder
+            }
+        return {}
+
+    def marks(self, folder: str) -> dict[str, Mark]:
+        """What the store's listing tells of each."""
+        with _told_of(folder, "read"), suppress(FileNotFoundError):
+            self._system.invalidate_cache(folder)
+            return {
+                posixpath.basename(entry["name"]): (
+                    entry["size"],
+                    *(str(entry.get(key)) for key in _MARKS),
+                )
+                for entry in self._system.ls(folder, detail=True)
+                if entry["type"] == "file"
             }
         return {}
 

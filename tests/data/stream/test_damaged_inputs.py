@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqserve_data import Columns, DataError
 from seqserve_data.stream import Input, Wanted
-from tests.data.stream.made import FORMS, Limits, joined, sequences, write
+from tests.data.stream.made import FORMS, Limits, joined, sequences, table_of, write
 
 Refusal = Callable[..., str]
 LIMITS: Limits = {"max_sequences": 10, "max_steps": 999}
@@ -82,6 +85,67 @@ def test_an_empty_file_is_refused_or_has_no_rows(form: str, tmp_path: Path) -> N
 
     with pytest.raises(DataError, match=rf"x\{form}"):
         list(Input.open(path, Columns(), wanted=Wanted(3)).blocks(**LIMITS))
+
+
+@pytest.mark.parametrize(("form", "content"), [(".csv", ""), (".csv", "id,a\n"), (".jsonl", "")])
+def test_an_empty_file_of_text_is_told_as_empty_and_has_no_rows_among_others(
+    form: str, content: str, tmp_path: Path, refusal: Refusal
+) -> None:
+    paths = [tmp_path / f"{name}{form}" for name in "123"]
+    for path in paths:
+        path.write_text(content)
+
+    assert refusal(paths[0], None, Wanted(1)) == f"1{form}: is empty: it has no rows"
+    assert refusal(paths, None, Wanted(1)) == (
+        f"1{form}: is empty, as all files of the input are: it has no rows"
+    )
+    write(table_of({"id": ["x"], "a": [1.0]}), paths[1])
+    (found,) = joined(Input.open(paths, Columns(), wanted=Wanted(1)).blocks(**LIMITS))
+    assert found[:3] == ("x", [[1.0]], None)
+
+
+def test_an_empty_folder_is_told_as_one(tmp_path: Path, refusal: Refusal) -> None:
+    (tmp_path / "_notes.csv").touch()
+
+    assert refusal(tmp_path) == (
+        "folder: the folder has no file of a form that is read (names that begin with . or _ are "
+        "left aside)"
+    )
+
+
+@pytest.mark.parametrize("key", ["id", "note", "\ud800"])
+def test_half_a_character_is_refused_by_line(key: str, tmp_path: Path, refusal: Refusal) -> None:
+    path = tmp_path / "x.jsonl"
+    lines = [{"id": "\U0001f600", "a": 1}, {"id": "x", "a": 1, key: "\ud800"}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    assert refusal(path, None, Wanted(1)) == (
+        r"x.jsonl, line 2: holds '\ud800', half a character: no Unicode text"
+    )
+
+
+@pytest.mark.parametrize("form", [".parquet", ".arrow", None])
+def test_text_that_is_no_unicode_is_refused(form: str | None, tmp_path: Path) -> None:
+    ids: Any = pa.array([b"\xff", b"x"]).view(pa.string())
+    table = table_of({"id": ids, "a": [1.0, 2.0]})
+    if form is None:
+        opened = Input.of_table(table, Columns(), wanted=Wanted(1))
+    else:
+        opened = Input.open(write(table, tmp_path / f"x{form}"), Columns(), wanted=Wanted(1))
+
+    with pytest.raises(DataError, match=r"not readable.*UTF8") as caught:
+        list(opened.blocks(**LIMITS))
+    assert (f"x{form}" if form else "the table") in str(caught.value)
+
+
+def test_what_a_message_quotes_of_a_file_is_printable(tmp_path: Path, refusal: Refusal) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(b"id,a\nx,1\n\x00\x1b[31m\n")
+
+    message = refusal(path, None, Wanted(1))
+
+    assert r"\x00\x1b[31m" in message
+    assert message.isprintable()
 
 
 @pytest.mark.parametrize("form", FORMS)

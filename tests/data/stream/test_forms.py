@@ -148,7 +148,8 @@ def test_wide_numbers_become_float32_as_everywhere(tmp_path: Path) -> None:
     }
     path = write(table_of({"id": [1] * 9, **numbers}), tmp_path / "x.parquet", 4)
 
-    (block,) = Input.open(path, Columns(), wanted=Wanted(3)).blocks(max_sequences=8, max_steps=30)
+    opened = Input.open(path, Columns(features=("a", "b", "c")), wanted=Wanted(3))
+    (block,) = opened.blocks(max_sequences=8, max_steps=30)
 
     expected = np.stack([column.astype(np.float64) for column in numbers.values()], axis=1)
     assert block.sequences is not None

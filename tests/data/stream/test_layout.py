@@ -89,7 +89,8 @@ def test_kept_lists_do_not_make_rows_sequences(tmp_path: Path) -> None:
             Wanted(3),
             [],
             "the model takes 3 features; the columns that hold numbers and are free are 2: "
-            "'b', 'a'; name the feature columns",
+            "'b', 'a'; left aside, as they hold no numbers: 'note'; name the feature columns "
+            "(--features)",
         ),
         (
             Columns(features=("a",)),
@@ -197,3 +198,69 @@ def test_a_column_may_be_empty_in_one_file_and_of_another_number_in_the_next(
     assert block.sequences is not None
     assert block.sequences.values.ravel().tolist() == [1, 2, 1, 2, 1, 2]
     assert block.kept.schema.field("note").type == pa.string()
+
+
+def test_a_column_of_true_and_false_is_no_feature_unless_it_is_named(tmp_path: Path) -> None:
+    table = pa.table({"id": ["x"], "ok": [True], "a": [1.0]})
+    path = write(table, tmp_path / "x.parquet")
+
+    assert features(path, features=1) == ("a",)
+    assert features(path, Columns(features=("ok", "a")), features=2) == ("ok", "a")
+    assert features(path, features=2, names=("ok", "a")) == ("ok", "a")
+
+
+@pytest.mark.parametrize("form", [".parquet", ".csv", ".jsonl"])
+def test_a_feature_that_holds_text_is_told_as_left_aside(
+    form: str, tmp_path: Path, refusal: Refusal
+) -> None:
+    table = pa.table({"id": ["x", "x"], "a": [1.0, 2.0], "b": ["1,5", "2,5"]})
+
+    assert refusal(write(table, tmp_path / f"x{form}"), None, Wanted(2)) == (
+        f"x{form}: the model takes 2 features; the columns that hold numbers and are free are 1: "
+        "'a'; left aside, as they hold no numbers: 'b'; name the feature columns (--features)"
+    )
+
+
+def test_a_file_without_ids_is_told_the_flag_that_names_them(
+    tmp_path: Path, refusal: Refusal
+) -> None:
+    path = write(pa.table({"who": ["x"], "a": [1.0]}), tmp_path / "x.parquet")
+
+    assert refusal(path, None, Wanted(1)).endswith(
+        "name the one that says which sequence a row belongs to (--id)"
+    )
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_ids_of_which_none_is_there_are_a_fault_of_their_sequences(
+    nested: bool, tmp_path: Path
+) -> None:
+    number: Any = [1.0] if nested else 1.0
+    table = pa.table({"id": pa.nulls(3), "step": pa.nulls(3), "a": [number] * 3})
+    opened = Input.open(write(table, tmp_path / "x.parquet"), Columns(), wanted=Wanted(1))
+
+    (block,) = opened.blocks(max_sequences=9, max_steps=9)
+    (cut,) = opened.cuts(max_sequences=9, max_steps=9)
+
+    assert set(block.faults.values()) == {"has no id"}
+    assert len(block) == cut.sequences == len(block.faults) == (3 if nested else 1)
+
+
+@pytest.mark.parametrize(
+    ("role", "kind", "said"),
+    [
+        ("id", pa.float16(), "column 'id': holds halffloat; text or numbers are needed"),
+        ("id", pa.month_day_nano_interval(), "column 'id': holds month_day_nano_interval; text"),
+        ("step", pa.binary(), "column 'step': holds binary; text or numbers are needed"),
+    ],
+)
+def test_ids_and_orders_that_do_not_compare_are_refused_at_once(
+    role: str, kind: pa.DataType, said: str, tmp_path: Path, refusal: Refusal
+) -> None:
+    columns: dict[str, Any] = {
+        "id": pa.array(["x"]),
+        "a": pa.array([1.0]),
+        role: pa.array([None], kind),
+    }
+
+    assert said in refusal(write(pa.table(columns), tmp_path / "x.arrow"), None, Wanted(1))

@@ -163,7 +163,7 @@ def test_the_checksum_of_a_store_is_taken_for_its_content(tmp_path: Path) -> Non
     [
         ("nothing.csv", "nothing.csv: no such file, and no file that this fits"),
         ("*.csv", "*.csv: no such file, and no file that this fits"),
-        ("empty", "empty: no such file, and no file that this fits"),
+        ("empty", "empty: the folder has no file of a form that is read"),
         (["x.parquet", "x.parquet"], "x.parquet: is named twice; each row is read once"),
         (["x.parquet", "."], "is named twice"),
         (

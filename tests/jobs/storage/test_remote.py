@@ -131,3 +131,13 @@ def _write_half(files: Files, path: str) -> None:
     with files.writing(path) as file:
         file.write(b"half of it")
         raise OSError("the reason")
+
+
+def test_a_file_that_is_written_anew_at_equal_size_has_another_mark(url: str) -> None:
+    files, path = files_at(f"{url}/a", {})
+    folder = path.rpartition("/")[0]
+    files.put(path, b"one")
+    before = files.marks(folder)
+    assert files.marks(folder) == before
+    files.put(path, b"two")
+    assert files.marks(folder)["a"] != before["a"]
