@@ -7,16 +7,13 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
+import typer
+
 from seqserve import __version__
 
-_INTERRUPTED = 130
-
-try:
-    import typer
-except KeyboardInterrupt:  # before `main` is there to see to it
-    sys.exit(_INTERRUPTED)
-
 COMMANDS = "seqserve.commands"
+
+_INTERRUPTED = 130
 
 
 def main() -> None:

@@ -7,6 +7,7 @@
     ledger      what is done: a job that was killed goes on; `identity` is what it was begun as
     pipeline    takes blocks from the input, through an engine, into the output
     joining     makes one file of the parts
+    input_files, input_places   what of the input has changed, and where outputs may not lie
 
 `job` holds them together, whoever computes. `commands` is the command line, with `flags` and their
 `choices`; `answering` finds the engine that they mean. `progress` is what it shows, `report` what
