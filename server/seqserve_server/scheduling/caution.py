@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-LEAST, MOST = 1.5, 4.0
+_LEAST, _MOST = 1.5, 4.0
 _MORE, _LESS = 1.25, 0.999
 """What a late answer and one in time do to it: they are even where 1 of 200 is late."""
 _HALF_LIFE_S = 20.0
@@ -27,8 +27,8 @@ class Caution:
     def factor(self, now: float) -> float:
         """What a wait is to be multiplied with."""
         if not self._over:
-            return LEAST
-        return LEAST + self._over * math.exp2((self._at - now) / _HALF_LIFE_S)
+            return _LEAST
+        return _LEAST + self._over * math.exp2((self._at - now) / _HALF_LIFE_S)
 
     def late(self, arrived: float, now: float) -> None:
         """Learns of an answer that came too late, or not at all.
@@ -46,5 +46,5 @@ class Caution:
             self._set(self.factor(now) * _LESS, now)
 
     def _set(self, factor: float, now: float) -> None:
-        self._over = min(max(factor, LEAST), MOST) - LEAST
+        self._over = min(max(factor, _LEAST), _MOST) - _LEAST
         self._at = now

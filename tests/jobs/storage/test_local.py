@@ -91,6 +91,15 @@ def test_a_lock_names_its_holder_to_whoever_comes_second(tmp_path: Path) -> None
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder here takes no files of root")
+def test_a_place_that_takes_no_files_is_told_and_not_tried_for_ever() -> None:
+    with (
+        pytest.raises(OutputError, match="cannot be written"),
+        LocalFiles().lock("/proc/scores.lock"),
+    ):
+        pass
+
+
 def test_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
     holder = subprocess.Popen(
