@@ -496,7 +496,7 @@ def test_a_missing_library_is_named_with_what_brings_it(file: Path, tmp_path: Pa
     )
 
 
-@pytest.mark.parametrize("imported", ["typer", "seqserve_jobs.commands", "pyarrow"])
+@pytest.mark.parametrize("imported", ["seqserve_jobs.commands", "pyarrow"])
 def test_a_ctrl_c_while_importing_ends_it_without_a_traceback(
     file: Path, tmp_path: Path, imported: str
 ) -> None:

@@ -17,7 +17,7 @@ from seqserve_data.stream.files import File
 from seqserve_data.stream.records import Records
 
 # Arrow reads 32 blocks ahead, whatever is asked for; with threads it names no row in its errors.
-_READ = csv.ReadOptions(block_size=1 << 19, use_threads=False)
+_READ = csv.ReadOptions(block_size=1 << 18, use_threads=False)
 """How much is parsed at a time; a row is shorter."""
 _PARSE = csv.ParseOptions(newlines_in_values=True)
 _LOOKED_AT = 1000
@@ -28,7 +28,7 @@ class CsvReader:
     """A .csv file, compressed or not: commas, a header line, only empty cells are missing.
 
     All columns but features are text, so that no type depends on the rows that come first. Of the
-    file's text some 16 MiB are in memory, which is how far Arrow reads ahead. What lies before a
+    file's text some 8 MiB are in memory, which is how far Arrow reads ahead. What lies before a
     begin is parsed, but not converted.
     """
 

@@ -66,7 +66,7 @@ def write(whole: pa.Table, path: Path) -> Path:
     [
         (".parquet", "long", 265_000, 8 << 20, 20),
         (".parquet", "steps", 265_000, 8 << 20, 20),
-        (".csv", "long", 80_000, 16 << 20, 3),
+        (".csv", "long", 160_000, 24 << 20, 4),
     ],
     ids=["parquet, a row a step", "parquet, a row a sequence", "csv"],
 )
