@@ -16,10 +16,10 @@ SHARED   = --numprocesses $(WORKERS) --dist worksteal
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-batch test lint format proto proto-release bench bench-quick accuracy clean fuzz soak chaos kills overload peers reload
+.PHONY: help install demo demo-batch test test-containers lint lint-deploy locks format proto proto-release bench bench-quick bench-jobs bench-containers bench-fleet accuracy clean fuzz fuzz-quick soak chaos kills overload peers reload
 
 help: ## Lists the commands.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 install: .venv/installed ## Sets everything up in .venv.
 
@@ -35,15 +35,45 @@ demo: install ## Trains, converts, proves, publishes, serves and calls a model.
 demo-batch: install ## Scores a file of 100,000 sequences into a file, with no server.
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo-batch.sh
 
-test: install .venv-oldest/installed .venv-proto/installed ## Runs the whole test suite.
-	$(BIN)/pytest $(SHARED) -m 'not alone'
+test: install .venv-crds/installed .venv-oldest/installed .venv-proto/installed ## Runs the whole test suite.
+	$(BIN)/pytest $(SHARED) -m 'not alone and not containers'
 	$(BIN)/pytest -m alone
 	.venv-oldest/bin/pytest $(SHARED) tests/proto tests/client
+
+test-containers: install ## Builds the images and tries them in containers, with an engine that runs.
+	$(BIN)/pytest -m containers --durations 10
+
+# What images are built of: each file that it may come by, for every platform, has its hash.
+UV_LOCK = $(BIN)/uv pip compile --quiet --custom-compile-command 'make locks' --no-annotate --generate-hashes \
+	--python-version 3.11 --constraint constraints.txt
+SERVE   = pyproject.toml --extra server --extra signing --extra otel
+
+locks: install ## Writes down anew, from constraints.txt, what the images are built of.
+	$(UV_LOCK) --universal $(SERVE) --output-file server/requirements-onnxruntime.txt
+	echo 'onnxruntime-gpu[cuda,cudnn]' | $(UV_LOCK) --universal $(SERVE) - --no-emit-package onnxruntime \
+		--output-file server/requirements-onnxruntime-gpu.txt
+	$(UV_LOCK) --universal pyproject.toml --extra jobs --extra server --output-file jobs/requirements.txt
+	echo 'ray[default]' | $(UV_LOCK) --universal pyproject.toml - --extra ray --output-file jobs/requirements-ray.txt
+	@# Torch comes from an index of its own, and with it CUDA's libraries where it needs them: on macOS it has none.
+	MACOSX_DEPLOYMENT_TARGET=14.0 $(UV_LOCK) --python-platform macos pyproject.toml --extra export --extra signing \
+		--no-emit-package torch --output-file export/requirements.txt
+	grep '^torch==' constraints.txt >export/requirements-torch.txt
+	printf 'cyclonedx-bom\nhatchling\n' | $(UV_LOCK) --universal - --constraint constraints-build.txt \
+		--output-file requirements-build.txt
 
 # The server and the client alone, without torch, on the oldest libraries admitted.
 .venv-oldest/installed: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv --clear .venv-oldest
-	.venv-oldest/bin/python $(PIP) --constraint constraints-oldest.txt --editable '.[server,signing]' hypothesis pytest pytest-asyncio pytest-xdist trustme
+	.venv-oldest/bin/python $(PIP) --constraint constraints-oldest.txt --editable '.[server,signing,otel]' dnslib hypothesis pytest pytest-asyncio pytest-xdist trustme
+	@touch $@
+
+.PHONY: test-s3
+test-s3: install .venv-s3/installed ## Runs the tests of jobs in an object store, with a server and a client of its own.
+	PYTHONPATH=.venv-s3 $(BIN)/pytest tests/jobs/storage/test_s3.py
+
+.venv-s3/installed: .venv/installed constraints-s3.txt
+	rm -rf .venv-s3
+	$(BIN)/python $(PIP) --no-deps --target .venv-s3 --requirement constraints-s3.txt
 	@touch $@
 
 # atheris brings libFuzzer, in a wheel of its own for each Python; nothing else needs it.
@@ -55,6 +85,9 @@ test: install .venv-oldest/installed .venv-proto/installed ## Runs the whole tes
 fuzz: install .venv-fuzz/installed ## Throws millions of mutated messages and frames at decoders and servers.
 	$(BIN)/python -m tests.campaigns.fuzz_decoder
 	$(BIN)/python -m tests.campaigns.frames
+
+fuzz-quick: install .venv-fuzz/installed ## The same for some seconds, at the decoders alone.
+	$(BIN)/python -m tests.campaigns.fuzz_decoder --quick
 
 soak: install ## Sends a million sequences with everything at once, and checks every bit.
 	$(BIN)/python -m tests.campaigns.soak
@@ -86,6 +119,21 @@ lint: install proto-check ## Checks form, types, the order of the rooms, and the
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/buf breaking --against proto/released.binpb
 
+lint-deploy: install .venv-crds/installed ## Checks Dockerfiles, Compose files and manifests of clusters.
+	$(BIN)/hadolint */Dockerfile deploy/*/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose*.yml
+	@if command -v promtool >/dev/null; \
+	  then promtool check config deploy/observe/prometheus.yml && promtool test rules deploy/observe/rules/tests/*.yml; \
+	  else echo 'promtool is not installed: the rules are not checked'; fi
+	$(BIN)/python -m deploy.lint.manifests $(if $(CRDS),--crds $(CRDS))
+	PATH="$(CURDIR)/$(BIN):$$PATH" .venv-crds/bin/python -m deploy.lint.custom_resources
+
+# The types of KServe and of the Prometheus operator. They ask for older libraries than ours.
+.venv-crds/installed: constraints-crds.txt
+	$(PYTHON) -m venv --clear .venv-crds
+	.venv-crds/bin/python $(PIP) --no-deps --requirement constraints-crds.txt
+	@touch $@
+
 format: install ## Formats the code and the contracts.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -113,11 +161,22 @@ proto-release: install ## Makes today's contracts those that `buf breaking` hold
 accuracy: install ## Trains on japanese-vowels with five seeds and prints the test accuracies.
 	$(BIN)/python -m benchmarks.accuracy
 
-bench: install ## Measures everything that the docs claim about speed.
+bench: install ## Measures what the docs claim about the speed of models and server.
 	$(BIN)/python -m benchmarks
 
 bench-quick: install ## The same, shorter and rougher.
 	$(BIN)/python -m benchmarks --quick
 
+bench-jobs: install ## Measures batch jobs, in this process, by a service and on Ray.
+	$(BIN)/python -m benchmarks.jobs
+
+bench-containers: install ## Measures images and containers, with an engine that runs.
+	$(BIN)/python -m benchmarks.containers
+	$(BIN)/python -m benchmarks.scale_page
+
+bench-fleet: install ## Simulates fleets of replicas under load, faults and rollouts.
+	$(BIN)/python -m benchmarks.fleet
+	$(BIN)/python -m benchmarks.scale_page
+
 clean: ## Removes what make made.
-	rm -rf .venv .venv-fuzz .venv-oldest .venv-proto .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo
+	rm -rf .venv .venv-crds .venv-fuzz .venv-oldest .venv-proto .venv-s3 .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo

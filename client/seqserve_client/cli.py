@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
@@ -18,6 +19,9 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Runs the command line and exits."""
+    if os.getpid() == 1:
+        # A container's first process: the kernel drops a signal that has no handler there.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         _run()
     except KeyboardInterrupt:  # while importing; later, typer sees to it

@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any, cast
 
 import grpc
@@ -15,9 +17,22 @@ import pytest
 from numpy.typing import NDArray
 
 from seqserve_client import AsyncClient, Client
+from seqserve_client.cli import COMMANDS, command_line
 from seqserve_client.testing import FakeServer
 
 Connect = Callable[..., Client]
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a subcommand ended."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Done]
 
 
 class _Awaiting:
@@ -104,3 +119,19 @@ def refusing() -> Iterator[Callable[..., str]]:
             return f"127.0.0.1:{port}"
 
         yield start
+
+
+@pytest.fixture
+def run(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a subcommand against the server, in this process."""
+    own = [one for one in entry_points(group=COMMANDS) if one.module == "seqserve_client.commands"]
+    app = command_line(own)
+
+    def invoke(*words: str, server: str = server.address) -> Done:
+        with pytest.raises(SystemExit) as ended:
+            app([*words, "--server", server])
+        code = ended.value.code
+        assert isinstance(code, int)
+        return Done(code, *capsys.readouterr())
+
+    return invoke

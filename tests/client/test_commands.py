@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 
-from seqserve_client.cli import COMMANDS, command_line
 from seqserve_client.testing import FakeServer
+
+if TYPE_CHECKING:
+    from tests.client.conftest import Run
 
 LABELLED = """id,x,y,label
 a,0.1,0.1,low
@@ -25,38 +26,10 @@ d,1.9,2.5,high
 """
 
 
-@dataclass(frozen=True)
-class Done:
-    """How a subcommand ended."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Done]
-
-
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
     with FakeServer(["low", "middle", "high"], model="heights", features=["x", "y"]) as fake:
         yield fake
-
-
-@pytest.fixture
-def run(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a subcommand against the server, in this process."""
-    own = [one for one in entry_points(group=COMMANDS) if one.module == "seqserve_client.commands"]
-    app = command_line(own)
-
-    def invoke(*words: str, server: str = server.address) -> Done:
-        with pytest.raises(SystemExit) as ended:
-            app([*words, "--server", server])
-        code = ended.value.code
-        assert isinstance(code, int)
-        return Done(code, *capsys.readouterr())
-
-    return invoke
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -50,6 +51,18 @@ def test_any_provider_means_the_cpu_where_there_is_no_cuda(
 
     [record] = caplog.records
     assert record.getMessage().startswith("running on the CPU, for there is no CUDA")
+
+
+def test_cudas_libraries_are_loaded_from_where_pip_puts_them_before_it_is_tried(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: sys.stdout.write("loaded"))
+    sessions.starts(CPU)
+    assert "loaded" not in capfd.readouterr().err
+    sessions.starts(CUDA)
+    printed = capfd.readouterr()
+    assert "loaded" in printed.err
+    assert printed.out == ""  # where `seqserve doctor --json` has its document
 
 
 def test_the_model_that_tries_a_provider_is_an_identity() -> None:

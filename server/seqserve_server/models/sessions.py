@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from typing import Any, Protocol
 
 import onnxruntime as ort
@@ -88,6 +90,10 @@ def choose(
 
 def starts(provider: str) -> bool:
     """Whether it works here: without its driver, onnxruntime warns and falls back to the CPU."""
+    if provider == CUDA and hasattr(ort, "preload_dlls"):  # from 1.21 on
+        # The loader does not look for CUDA's libraries where pip puts them.
+        with redirect_stdout(sys.stderr):
+            ort.preload_dlls()
     wanted = list(dict.fromkeys([provider, CPU]))
     return provider in _open(_IDENTITY, wanted).get_providers()
 
