@@ -228,9 +228,23 @@ def train(
         bool,
         typer.Option("--resume", help="Go on with the run in the folder.", rich_help_panel=_RUN),
     ] = False,
+    unless_published: Annotated[
+        bool,
+        typer.Option(
+            "--unless-published",
+            help="Do nothing where the repository has a version of the model.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
 ) -> None:
     """Train a classifier on labelled sequences, prove its conversion to ONNX and publish it."""
+    from seqserve import artifact
     from seqserve.errors import ContractError
+
+    if unless_published and (published := artifact.versions(repository, model)):
+        typer.echo(f"{repository / model / str(published[-1])} is published: nothing to train")
+        return
+
     from seqserve_data import Columns, DataError, split_names
     from seqserve_export.config import TrainingConfig
     from seqserve_export.errors import ExportError, InvalidSettings

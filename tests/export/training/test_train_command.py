@@ -14,6 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from seqserve import artifact
 from seqserve.artifact import read_manifest
 from seqserve.v1.manifest_pb2 import HEAD_LAST, HEAD_MAX
 from seqserve_data import Dataset
@@ -81,6 +82,20 @@ def test_the_next_run_publishes_the_next_version(run: Run, data: Path, tmp_path:
         assert f"published elsewhere/models/m/{version}" in result.output
 
     assert read_manifest(tmp_path / "elsewhere/models/m/2").network.head == HEAD_LAST
+
+
+def test_what_is_published_is_not_trained_again_where_that_is_asked_for(
+    run: Run, data: Path, tmp_path: Path
+) -> None:
+    once = (data, *QUICK, "--head", "last", "--unless-published")
+    assert "published models/m/1" in run(*once).output
+    digest = artifact.digest(tmp_path / "models/m/1")
+
+    again = run(*once)
+
+    assert (again.exit_code, again.output) == (0, "models/m/1 is published: nothing to train\n")
+    assert artifact.versions(tmp_path / "models", "m") == [1]
+    assert artifact.digest(tmp_path / "models/m/1") == digest
 
 
 def test_a_bundled_set_is_tested_by_its_own_test_part(run: Run, tmp_path: Path) -> None:
