@@ -24,6 +24,7 @@ from seqserve import __version__
 from seqserve_client import defaults
 from seqserve_client.errors import InvalidOptions, Unavailable
 from seqserve_client.options import Options
+from seqserve_client.renewal import renewed, renewed_async
 
 _RETRIED = ("seqserve.v1.SequenceClassifier", "seqserve.v1.ModelCatalog")
 _SERVICE_CONFIG = {
@@ -52,20 +53,28 @@ _OF_THOSE_THAT_SERVE = {"healthCheckConfig": {"serviceName": ""}}
 
 def open_channel(target: Target, options: Options, *, to_any: bool = False) -> grpc.Channel:
     """A channel for threads; to the replicas that serve, or to any."""
-    arguments = target.channel_arguments(to_any=to_any)
-    if options.credentials is None:
-        return grpc.insecure_channel(target.uri, arguments)
-    return grpc.secure_channel(target.uri, options.credentials, arguments)
+
+    def opened() -> grpc.Channel:
+        arguments = target.channel_arguments(to_any=to_any)
+        if options.credentials is None:
+            return grpc.insecure_channel(target.uri, arguments)
+        return grpc.secure_channel(target.uri, options.credentials, arguments)
+
+    return renewed(opened) if target.is_name and not to_any else opened()
 
 
 def open_async_channel(
     target: Target, options: Options, *, to_any: bool = False
 ) -> grpc.aio.Channel:
     """The same for the event loop that runs now, and for no other."""
-    arguments = target.channel_arguments(to_any=to_any)
-    if options.credentials is None:
-        return grpc.aio.insecure_channel(target.uri, arguments)
-    return grpc.aio.secure_channel(target.uri, options.credentials, arguments)
+
+    def opened() -> grpc.aio.Channel:
+        arguments = target.channel_arguments(to_any=to_any)
+        if options.credentials is None:
+            return grpc.aio.insecure_channel(target.uri, arguments)
+        return grpc.aio.secure_channel(target.uri, options.credentials, arguments)
+
+    return renewed_async(opened) if target.is_name and not to_any else opened()
 
 
 @dataclass(frozen=True)
@@ -77,13 +86,18 @@ class Target:
     authority: str | None = None
     """What requests name as their host; None to leave it to gRPC."""
 
+    @property
+    def is_name(self) -> bool:
+        """Whether the addresses behind it may change."""
+        return self.uri.startswith("dns:")
+
     @classmethod
     def parse(cls, text: str) -> Target:
         """Reads `host:port`, several of them with commas, or a URI in gRPC's naming scheme.
 
-        A single name is looked up by gRPC, again whenever connections fail; calls go round all
-        of its addresses. Names in a list are looked up here, once. The port is 8001 where none
-        is given.
+        A single name is looked up by gRPC, again whenever connections fail and when a channel is
+        renewed; calls go round all of its addresses. Names in a list are looked up here, once. The
+        port is 8001 where none is given.
 
         Raises:
             InvalidOptions: the text is no such thing.
@@ -110,6 +124,8 @@ class Target:
             ("grpc.max_receive_message_length", -1),
             # Without it, one client's failed connections make another one wait.
             ("grpc.use_local_subchannel_pool", 1),
+            # The default of 30 s is longer than a call has patience for.
+            ("grpc.dns_min_time_between_resolutions_ms", 1000),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2000),
             ("grpc.primary_user_agent", f"seqserve-client/{__version__}"),

@@ -67,8 +67,8 @@ class Client:
 
     Args:
         address: `host:port`; several with commas, which calls go round; or a URI in gRPC's naming
-            scheme. A single name stands for all of its addresses; names in a list are looked
-            up once, here.
+            scheme. A single name stands for all of its addresses, and is looked up again when a
+            connection fails and every minute; names in a list are looked up once, here.
         credentials: For TLS, made by `grpc`; plaintext without, unless one of the next four says
             otherwise.
         tls: TLS, to servers whose certificate is signed by an authority that gRPC knows.

@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from seqserve_client import defaults, flags
+from seqserve_client.health_command import health
 from seqserve_client.model_commands import models
 from seqserve_client.on_invalid import OnInvalid
 from seqserve_client.output import Output
 from seqserve_client.service_class import ServiceClass
 
-__all__ = ["classify", "models"]
+__all__ = ["classify", "health", "models"]
 
 _DATA = "Data"
 

@@ -23,6 +23,9 @@ from seqserve_client.errors import SeqserveError, Violation
 Code = grpc.StatusCode
 Detail = TypeVar("Detail", bound=Message)
 
+_NEVER_CONNECTED = ("connections to all backends failing", "failed to connect to all addresses")
+_CLOSED = ("Socket closed", "Connection reset by peer (104)")
+
 _INDEX = re.compile(r"\[(\d+)\]")
 
 
@@ -144,11 +147,33 @@ def _exhausted(failure: Failure) -> SeqserveError:
 
 def _unavailable(failure: Failure) -> SeqserveError:
     if failure.message.endswith("backend unhealthy"):  # gRPC's word for what health says
-        return errors.Unavailable(
-            f"{failure.target} has no model ready: it loads, drains, or has refused all that it "
-            "found; `seqserve models` says which"
+        return not_serving(failure.target)
+    return errors.Unavailable(
+        f"{failure.target} is unavailable: {failure.message}{_hint(failure.message)}"
+    )
+
+
+def _hint(message: str) -> str:
+    """What to look at where the two ends do not agree about TLS."""
+    if "WRONG_VERSION_NUMBER" in message:
+        return "; it does not speak TLS: leave out --tls and --ca-file?"
+    if "CERTIFICATE_VERIFY_FAILED" in message:
+        return "; has one of the authorities in --ca-file signed the server's certificate?"
+    # In gRPC's words: a connection that was never any good, as opposed to one that was lost.
+    if message.startswith(_NEVER_CONNECTED) and message.endswith(_CLOSED):
+        return (
+            "; it closes connections before anything is said: does it ask for --tls or --ca-file, "
+            "or for a certificate of the client's, --certificate-file?"
         )
-    return errors.Unavailable(f"{failure.target} is unavailable: {failure.message}")
+    return ""
+
+
+def not_serving(target: str) -> SeqserveError:
+    """The error for a server that says of itself, by grpc.health.v1, that it does not serve."""
+    return errors.Unavailable(
+        f"{target} has no model ready: it loads, drains, or has refused all that it found; "
+        "`seqserve models` says which"
+    )
 
 
 def _deadline(failure: Failure) -> SeqserveError:

