@@ -27,10 +27,16 @@ class Health(health.aio.HealthServicer):  # type: ignore[name-defined,misc]
 
     def __init__(self) -> None:
         super().__init__()
+        self._server_status = {"": NOT_SERVING}  # until told otherwise
         self._services = {""}
         self._serving: dict[str, bool] = {"": False}
         self._hangs = False
         self._closed = asyncio.Event()
+
+    @property
+    def serving(self) -> bool:
+        """Whether the server as a whole is SERVING. Any thread may ask."""
+        return bool(self._server_status.get("") == SERVING)
 
     async def publish(self, entries: Iterable[Entry]) -> None:
         """Tells what is served now."""

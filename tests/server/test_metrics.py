@@ -28,7 +28,8 @@ from seqserve.v1 import (
     classifier_pb2_grpc,
     repository_pb2,
 )
-from seqserve.v1.classifier_pb2 import ClassifyRequest
+from seqserve.v1.classifier_pb2 import SERVICE_CLASS_BULK, ClassifyRequest
+from seqserve_server import memory
 from seqserve_server.errors import AddressUnavailable, InvalidSetting
 from seqserve_server.observability.metrics import endpoint
 from seqserve_server.observability.metrics.calls import Calls, Kind
@@ -36,6 +37,7 @@ from seqserve_server.options import Transport
 from seqserve_server.processes import metrics_address
 from seqserve_server.scheduling.row_store import RowStore
 from seqserve_server.scheduling.scheduler import LaneScheduler
+from seqserve_server.scheduling.work import ServiceClass
 from seqserve_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -301,6 +303,39 @@ def test_a_lane_that_dies_is_counted(
         assert running.metric("seqserve_refusals_total") == 0
 
 
+def test_the_wait_of_bulk_work_is_not_counted_as_that_of_calls_that_somebody_waits_for(
+    busy: Running, make_request: MakeRequest, make_sequences: MakeSequences
+) -> None:
+    request = make_request("gru", make_sequences(5, 7))
+    request.service_class = SERVICE_CLASS_BULK
+    busy.classifier.Classify(request)
+
+    waits = "seqserve_queue_wait_seconds_count"
+    counts = [busy.metric(waits, service_class=each) for each in ("interactive", "bulk")]
+    assert counts == [3, 2]
+
+
+def test_admission_tells_its_caution_by_service_class(busy: Running) -> None:
+    """Nothing has come late yet."""
+    caution = "seqserve_admission_caution_ratio"
+    told = [busy.metric(caution, service_class=each.name.lower()) for each in ServiceClass]
+
+    assert told == [1.5, 1.5]
+
+
+def test_a_server_without_a_ready_model_does_not_say_that_it_serves(
+    run_server: RunServer, versions: Path
+) -> None:
+    with run_server(versions, metrics_address=FREE, operator=True) as running:
+        assert running.metric("seqserve_serving") == 1
+        for model in ("gru", "lstm"):
+            shutil.rmtree(versions / model)
+        running.operations.ReloadRepository(repository_pb2.ReloadRepositoryRequest())
+
+        assert running.health() == "NOT_SERVING"
+        assert running.metric("seqserve_serving") == 0
+
+
 def test_the_counters_of_a_model_go_on_when_its_version_changes(
     run_server: RunServer,
     versions: Path,
@@ -390,6 +425,7 @@ def test_peers_that_say_a_byte_now_and_then_do_not_shut_prometheus_out(
                 except OSError:
                     ended.add(peer)
 
+        monkeypatch.undo()  # or a slow machine would be cut off too
         assert busy.metric("seqserve_sequences_total") == 3
 
 
@@ -489,7 +525,10 @@ def test_the_command_says_where_the_metrics_are(
             for address in found:
                 connection = HTTPConnection(address, timeout=TIMEOUT_S)
                 connection.request("GET", "/metrics")
-                assert b"process_cpu_seconds_total" in connection.getresponse().read()
+                text = connection.getresponse().read().decode()
+                assert "process_cpu_seconds_total" in text
+                [limit] = re.findall("^seqserve_memory_limit_bytes (.*)$", text, re.MULTILINE)
+                assert float(limit) == memory.granted() // processes
                 connection.close()
         finally:
             process.terminate()

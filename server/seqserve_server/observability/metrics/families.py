@@ -24,6 +24,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from seqserve.golden import Proof
+from seqserve_server import memory
+from seqserve_server.health import Health
 from seqserve_server.models.repository import Entry, Repository, State
 from seqserve_server.observability.histogram import Histogram
 from seqserve_server.observability.metrics.calls import OK, Calls
@@ -50,9 +52,12 @@ class Sources:
     calls: Calls
     changes: Changes
     repository: Repository
+    health: Health
     scheduler: LaneScheduler | None
     """None where it is another's, of which nothing is known."""
     max_queue_steps: int
+    processes: int
+    """That share what memory was granted."""
 
 
 class Families(Collector):
@@ -80,6 +85,11 @@ class Families(Collector):
             "Versions of seqserve and of onnxruntime.",
             {"version": version("seqserve"), "onnxruntime": _onnxruntime_version()},
         )
+        yield GaugeMetricFamily(
+            "seqserve_serving",
+            "Whether grpc.health.v1 says SERVING of the server as a whole.",
+            sources.health.serving,
+        )
         yield from _of_calls(sources.calls, known)
         if sources.scheduler is not None:
             stats = sources.scheduler.stats_by_model()
@@ -89,6 +99,11 @@ class Families(Collector):
         yield from _of_versions(sources.repository.entries(), sources.changes)
         yield from _of_changes(sources.changes, known)
         yield from self._process.collect()
+        yield GaugeMetricFamily(
+            "seqserve_memory_limit_bytes",
+            "What this process may take of the memory that its cgroup grants.",
+            memory.granted() // sources.processes,
+        )
 
 
 def _of_calls(calls: Calls, known: set[str]) -> Iterator[Metric]:
@@ -130,12 +145,16 @@ def _of_models(models: dict[str, Stats]) -> Iterator[Metric]:
         family = CounterMetricFamily(name, text, labels=["model"])
         _count(family, [([model], getattr(stats, field)) for model, stats in models.items()])
         yield family
+    waits = HistogramMetricFamily(
+        "seqserve_queue_wait_seconds",
+        "From the admission of a sequence to its first run.",
+        labels=["model", "service_class"],
+    )
+    for model, stats in models.items():
+        _add(waits, [model, "interactive"], stats.waits, _CALL_SECONDS)
+        _add(waits, [model, "bulk"], stats.bulk_waits, _CALL_SECONDS)
+    yield waits
     histograms = {
-        "seqserve_queue_wait_seconds": (
-            "From the admission of a sequence to its first run.",
-            "waits",
-            _CALL_SECONDS,
-        ),
         "seqserve_run_duration_seconds": ("Of a run in onnxruntime.", "run_times", _RUN_SECONDS),
         "seqserve_run_rows": ("Sequences that ran together.", "rows_a_run", _ROWS),
         "seqserve_run_steps": ("Steps that a run advanced.", "steps_a_run", _STEPS),
@@ -162,6 +181,24 @@ def _of_lanes(scheduler: LaneScheduler, max_queue_steps: int) -> Iterator[Metric
     yield CounterMetricFamily(
         "seqserve_lane_deaths", "Lanes that died and were replaced.", scheduler.lanes_died
     )
+    yield GaugeMetricFamily(
+        "seqserve_lanes_missing",
+        "Lanes that died and could not be replaced.",
+        scheduler.lanes_missing,
+    )
+    yield GaugeMetricFamily(
+        "seqserve_lane_longest_turn_seconds",
+        "Since the slowest lane that has something to run was seen between two turns.",
+        scheduler.longest_turn_s(),
+    )
+    caution = GaugeMetricFamily(
+        "seqserve_admission_caution_ratio",
+        "How many times its prediction a wait is taken for when work is let in.",
+        labels=["service_class"],
+    )
+    for service_class, factor in scheduler.caution().items():
+        caution.add_metric([service_class.name.lower()], factor)
+    yield caution
     seconds = CounterMetricFamily(
         "seqserve_lane_seconds",
         "How lanes spent their time: in runs, around runs, giving way, idle.",
@@ -200,7 +237,7 @@ def _of_versions(entries: Iterable[Entry], changes: Changes) -> Iterator[Metric]
         provider = entry.model.execution_provider if entry.model else ""
         held = proof if isinstance(proof, str) else HELD
         info.add_metric([*labels, entry.digest, provider, entry.state.value, held], 1)
-        ready.add_metric(labels, entry.state is State.READY)
+        ready.add_metric(labels, entry.state is State.READY and not entry.ailing)
         if isinstance(proof, Proof):
             difference.add_metric(labels, proof.max_difference)
     yield from (info, ready, difference)
