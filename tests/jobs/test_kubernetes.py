@@ -46,8 +46,18 @@ def read(name: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
+def job() -> dict[str, Any]:
+    return read("scoring/once/score-job.yaml")
+
+
+@pytest.fixture(scope="module")
+def nightly() -> dict[str, Any]:
+    return read("scoring/nightly/score-cronjob.yaml")
+
+
+@pytest.fixture(scope="module")
 def ray_job() -> dict[str, Any]:
-    return read("rayjob-score.yaml")
+    return read("kuberay/rayjob-score.yaml")
 
 
 def pods(ray_job: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -64,10 +74,6 @@ def parsed(words: list[str]) -> dict[str, Any]:
     command = typer.main.get_command(app)
     with command.make_context("score", words) as context:
         return context.params
-
-
-def test_the_job_is_one_that_kubernetes_takes() -> None:
-    kubernetes_validate.validate(read("score-job.yaml"), KUBERNETES, strict=True)
 
 
 def test_the_pods_of_a_ray_job_are_such_that_kubernetes_takes(ray_job: dict[str, Any]) -> None:
@@ -118,28 +124,54 @@ def test_what_a_ray_job_runs_is_a_command_whose_files_every_pod_has(
         assert environment["ORT_DISABLE_TELEMETRY"] == "1"
 
 
-def test_the_job_runs_a_command_that_there_is() -> None:
-    (container,) = read("score-job.yaml")["spec"]["template"]["spec"]["containers"]
-    assert container["command"] == ["seqserve", "score"]
-    told = parsed(container["args"])
+def test_the_job_runs_a_command_that_there_is(job: dict[str, Any]) -> None:
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    name, *words = container["args"]
+    assert name == "score"
+    told = parsed(words)
     assert told["engine"] is Where.LOCAL
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
-    assert f"/{Path(told['output']).parts[1]}" in mounted
+    files = [*told["input"], told["output"], told["repository"], told["summary"]]
+    assert {f"/{Path(file).parts[1]}" for file in files} == mounted - {"/tmp"}
 
 
-def test_the_job_is_over_where_no_other_pod_could_do_better() -> None:
-    job = read("score-job.yaml")["spec"]
-    pod = job["template"]["spec"]
+def test_the_job_of_a_night_is_answered_by_the_service_into_a_file_of_its_own(
+    nightly: dict[str, Any],
+) -> None:
+    pod = nightly["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    codes, disrupted = job["podFailurePolicy"]["rules"]
-    # Called wrongly; some sequences refused.
-    assert codes["onExitCodes"] == {
-        "containerName": container["name"],
-        "operator": "In",
-        "values": [2, 3],
-    }
-    assert (codes["action"], disrupted["action"]) == ("FailJob", "Ignore")
-    # Such a policy is refused where containers are restarted in place.
-    assert pod["restartPolicy"] == "Never"
-    mounted = {mount["name"] for mount in container["volumeMounts"]}
-    assert mounted == {volume["name"] for volume in pod["volumes"]}
+    name, *words = container["args"]
+    assert name == "score"
+    told = parsed(words)
+    service = read("base/service.yaml")
+    (port,) = [port["port"] for port in service["spec"]["ports"] if port["name"] == "grpc"]
+    assert told["server"] == f"{service['metadata']['name']}:{port}"
+    assert told["repository"] is None
+    # The same for every pod of a night's job, so that the next one goes on; another every night.
+    (variable,) = container["env"]
+    label = "metadata.labels['batch.kubernetes.io/job-name']"
+    assert variable == {"name": "JOB", "valueFrom": {"fieldRef": {"fieldPath": label}}}
+    assert Path(told["output"]).stem == Path(told["summary"]).stem == "$(JOB)"
+    assert nightly["spec"]["concurrencyPolicy"] == "Forbid"
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {f"/{Path(file).parts[1]}" for file in [*told["input"], told["output"]]} <= mounted
+
+
+def test_a_job_is_over_where_no_other_pod_could_do_better(
+    job: dict[str, Any], nightly: dict[str, Any]
+) -> None:
+    for spec in (job["spec"], nightly["spec"]["jobTemplate"]["spec"]):
+        pod = spec["template"]["spec"]
+        (container,) = pod["containers"]
+        codes, disrupted = spec["podFailurePolicy"]["rules"]
+        # Called wrongly; some sequences refused.
+        assert codes["onExitCodes"] == {
+            "containerName": container["name"],
+            "operator": "In",
+            "values": [2, 3],
+        }
+        assert (codes["action"], disrupted["action"]) == ("FailJob", "Ignore")
+        # Such a policy is refused where containers are restarted in place.
+        assert pod["restartPolicy"] == "Never"
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
