@@ -1,4 +1,7 @@
-"""Runs every benchmark, one after the other, each in a process of its own."""
+"""Runs the benchmarks of model and server, one after the other, each in a process of its own.
+
+Those of jobs, containers and fleets take long, or an engine, and have commands of their own.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,6 @@ BENCHMARKS = (
     "lanes",
     "coalescing",
     "observation",
-    "jobs",
 )
 
 for name in (*BENCHMARKS, "table"):

@@ -25,8 +25,8 @@ _BEGAN = time.monotonic()
 Measure = Callable[[], float]
 """Takes one measurement and returns its figure."""
 
-_ROOT = Path(__file__).parents[1]
-RESULTS = _ROOT / "benchmarks" / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 DISTRIBUTIONS = (
     "seqserve",
     "torch",
@@ -110,7 +110,7 @@ def write(name: str, figures: object, package: str = "benchmarks") -> None:
 
 def results(package: str = "benchmarks") -> Path:
     """Where a package's are written: quick ones apart, since the docs do not tell them."""
-    folder = _ROOT.joinpath(*package.split("."))
+    folder = ROOT.joinpath(*package.split("."))
     return folder / "results" / ("quick" if "--quick" in sys.argv else "")
 
 

@@ -207,13 +207,24 @@ class VirtualTime:
         """Calls back at a time, or now where it is past."""
         heappush(self._timers, (max(time, self.now), next(self._order), then))
 
+    @property
+    def next_at(self) -> float:
+        """When something happens next; infinite where nothing is left to happen."""
+        if self._ready:
+            return self.now
+        return min(self._done_at(), self._timers[0][0] if self._timers else math.inf)
+
     def run(self) -> None:
         """Until nothing is left to happen."""
         while self._ready or self._working or self._timers:
-            if self._ready:
-                self._go_on(self._ready.popleft())
-            else:
-                self._jump()
+            self.step()
+
+    def step(self) -> None:
+        """What happens next: a thread goes on, or the clock jumps."""
+        if self._ready:
+            self._go_on(self._ready.popleft())
+        else:
+            self._jump()
 
     def _go_on(self, thread: _Thread) -> None:
         need = next(thread)
@@ -225,20 +236,27 @@ class VirtualTime:
 
     def _jump(self) -> None:
         """To the next thread that has had what it needs, or the next timer."""
-        rate = min(1.0, self._cores / len(self._working)) if self._working else 1.0
-        done = math.inf
-        if self._working:
-            done = self.now + max(0.0, self._working[0][0] - self._had_s) / rate
+        done = self._done_at()
         if self._timers and self._timers[0][0] <= done:
             time, _, then = heappop(self._timers)
             if self._working:
-                self._had_s += (time - self.now) * rate
+                self._had_s += (time - self.now) * self._rate()
             self.now = time
             then()
         else:
             self._had_s, _, thread = heappop(self._working)
             self.now = self.worked_until = done
             self._ready.append(thread)
+
+    def _done_at(self) -> float:
+        """When the next thread has had what it needs; infinite where none is busy."""
+        if not self._working:
+            return math.inf
+        return self.now + max(0.0, self._working[0][0] - self._had_s) / self._rate()
+
+    def _rate(self) -> float:
+        """What part of a core each busy thread has."""
+        return min(1.0, self._cores / len(self._working))
 
 
 class Call:
@@ -442,7 +460,7 @@ class VirtualServer:
         self._policy.admit(now)
         turn = self._policy.turn(now)
         if turn is not None:
-            self.stats.waited(turn.waited_s[~turn.begun])
+            self.stats.waited(turn.waited_s[~turn.begun], turn.service_class)
             if self._policy.has_ready:
                 self._lanes_rest.call()
                 self._interactive_waits |= self._policy.urges
