@@ -300,8 +300,10 @@ class Server:
             counts,
             self._changes,
             self._repository,
+            self._health,
             lanes if isinstance(lanes, LaneScheduler) else None,
             settings.max_queue_steps,
+            settings.processes,
         )
         return Endpoint(Families(sources), settings.metrics_address)
 

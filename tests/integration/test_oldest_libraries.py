@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from seqserve_client import Client
 from tests.integration.conftest import ROOT, in_process, serving
@@ -50,6 +53,38 @@ def test_the_server_runs_and_answers_today_s_client(models: Path, transport: str
         answer = client.classify([np.ones((5, 3), np.float32)], model="lstm-last")
     # onnxruntime's kernels may round otherwise in another version, so not bit for bit.
     np.testing.assert_allclose(answer.logits, expected(models), atol=1e-6)
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps the names of the spans that it is sent."""
+
+    def __init__(self) -> None:
+        self.spans: list[str] = []
+
+    def Export(  # noqa: N802
+        self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.ServicerContext
+    ) -> trace_service_pb2.ExportTraceServiceResponse:
+        scopes = [scope for each in request.resource_spans for scope in each.scope_spans]
+        self.spans += [span.name for scope in scopes for span in scope.spans]
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+def test_the_server_sends_spans_to_a_collector(models: Path) -> None:
+    receiver, collector = grpc.server(ThreadPoolExecutor(1)), Collector()
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, receiver)  # type: ignore[no-untyped-call]
+    endpoint = f"http://127.0.0.1:{receiver.add_insecure_port('127.0.0.1:0')}"
+    receiver.start()
+    try:
+        with (
+            serving(models, "--otlp-endpoint", endpoint, bin_folder=OLDEST) as address,
+            Client(address) as client,
+        ):
+            client.classify([np.ones((5, 3), np.float32)], model="lstm-last")
+    finally:  # the server has ended, and has sent what it had
+        receiver.stop(None).wait()
+    assert {"/seqserve.v1.SequenceClassifier/Classify", "queue", "run", "settle"} <= {
+        *collector.spans
+    }
 
 
 def test_the_client_calls_today_s_server(server: str, models: Path) -> None:

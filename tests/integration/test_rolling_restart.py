@@ -6,28 +6,18 @@ finds its way to the other replica within the deadline, and back when the first 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from benchmarks.server_process import Server
-from seqserve_client import Client
-from tests.integration.conftest import in_process
+from seqserve_client import Classification, Client, Unavailable, channel
+from tests.integration.load import CALLERS, loaded
 
-Array = NDArray[np.float32]
-
-MODEL = "lstm-last"
-CALLERS = 8
 CALLS_BETWEEN = 200
-TIMEOUT_S = 60.0
-PATIENT_S = 300.0
-"""A test that waits so long has failed; none is meant to come near."""
+KILLS = 10
 
 
 @pytest.fixture(params=["native", "grpcio"])
@@ -36,79 +26,13 @@ def transport(request: pytest.FixtureRequest) -> str:
     return chosen
 
 
-@dataclass
-class Load:
-    """Callers who call without a pause, and what came of it."""
-
-    stop: threading.Event = field(default_factory=threading.Event)
-    answered: int = 0
-    failures: list[BaseException] = field(default_factory=list)
-    progress: threading.Condition = field(default_factory=threading.Condition)
-
-    def wait_for_calls(self, count: int) -> None:
-        """Until so many more have been answered."""
-        with self.progress:
-            goal = self.answered + count
-            assert self.progress.wait_for(
-                lambda: self.answered >= goal or self.failures, PATIENT_S
-            ), "no call ends any more"
-            assert not self.failures, self.failures[0]
-
-    def call(self, call: Callable[[int], None], first: int) -> None:
-        """Calls until told to stop."""
-        turn = first
-        while not self.stop.is_set():
-            try:
-                call(turn)
-            except BaseException as error:
-                with self.progress:
-                    self.failures.append(error)
-                    self.progress.notify_all()
-                return
-            turn += CALLERS
-            with self.progress:
-                self.answered += 1
-                self.progress.notify_all()
-
-
-@contextmanager
-def loaded(addresses: list[str], models: Path) -> Iterator[Load]:
-    """CALLERS threads of one client, whose answers are held against a batch of one."""
-    rng = np.random.default_rng(5)
-    sequences = [rng.standard_normal((length, 3), np.float32) for length in range(1, 60)]
-    graph = in_process(models, MODEL)
-    alone = [graph(each[None], np.array([len(each)], np.int32)).logits for each in sequences]
-    load = Load()
-    # Each call travels by itself: a request for several callers would hide who failed.
-    with Client(",".join(addresses), timeout_s=TIMEOUT_S, coalesce_sequences=1) as client:
-
-        def call(turn: int) -> None:
-            index = turn % len(sequences)
-            answer = client.classify([sequences[index]], model=MODEL)
-            assert np.array_equal(answer.logits, alone[index]), "another replica, other bits"
-
-        threads = [
-            threading.Thread(target=load.call, args=(call, caller)) for caller in range(CALLERS)
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            yield load
-        finally:
-            load.stop.set()
-            for thread in threads:
-                thread.join()
-    assert not load.failures, load.failures[0]
-
-
 @pytest.mark.slow
 def test_no_call_fails_while_replicas_are_drained_and_started_again_one_by_one(
     models: Path, transport: str
 ) -> None:
     with ExitStack() as stack:
         replicas = [stack.enter_context(_replica(models, transport)) for _ in range(2)]
-        addresses = [replica.address for replica in replicas]
-        with loaded(addresses, models) as load:
+        with loaded(_joined(replicas), models) as load:
             load.wait_for_calls(CALLS_BETWEEN)
             for replica in replicas:
                 assert replica.stop() == 0
@@ -121,7 +45,7 @@ def test_no_call_fails_while_replicas_are_drained_and_started_again_one_by_one(
 def test_calls_of_a_killed_replica_are_answered_by_the_other(models: Path, transport: str) -> None:
     with ExitStack() as stack:
         replicas = [stack.enter_context(_replica(models, transport)) for _ in range(2)]
-        with loaded([replica.address for replica in replicas], models) as load:
+        with loaded(_joined(replicas), models) as load:
             load.wait_for_calls(CALLS_BETWEEN)
             replicas[0].kill()
             load.wait_for_calls(CALLS_BETWEEN)
@@ -131,5 +55,39 @@ def test_calls_of_a_killed_replica_are_answered_by_the_other(models: Path, trans
             load.wait_for_calls(CALLS_BETWEEN)
 
 
+@pytest.mark.slow
+def test_no_more_calls_fail_than_were_in_flight_and_once_more_each_is_answered(
+    models: Path, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the client's own retries, which would hide how many failed."""
+    monkeypatch.setitem(channel._SERVICE_CONFIG, "methodConfig", [])
+    classify, failed = Client.classify, []
+
+    def counted(*args: Any, **named: Any) -> Classification:  # noqa: ANN401
+        try:
+            return classify(*args, **named)
+        except Unavailable as error:
+            failed.append(error)
+            return classify(*args, **named)
+
+    monkeypatch.setattr(Client, "classify", counted)
+    with ExitStack() as stack:
+        replicas = [stack.enter_context(_replica(models, transport)) for _ in range(2)]
+        with loaded(_joined(replicas), models) as load:
+            for _ in range(KILLS):
+                load.wait_for_calls(CALLS_BETWEEN)
+                replicas[0].kill()
+                load.wait_for_calls(CALLS_BETWEEN)
+                assert len(failed) <= CALLERS
+                if failed:
+                    break
+                replicas[0] = stack.enter_context(_replica(models, transport, replicas[0].address))
+    assert failed, "nothing was in flight, however often"
+
+
 def _replica(models: Path, transport: str, address: str = "127.0.0.1:0") -> Server:
     return Server(models, transport, core=None, address=address)
+
+
+def _joined(replicas: list[Server]) -> str:
+    return ",".join(replica.address for replica in replicas)

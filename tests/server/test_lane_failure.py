@@ -32,6 +32,7 @@ MakeSequences = Callable[..., list[Array]]
 MakeRequest = Callable[..., ClassifyRequest]
 
 TIMEOUT_S = 60.0
+FREE = "127.0.0.1:0"
 POISON = 1234.5
 """A value that makes a run fail."""
 
@@ -175,7 +176,7 @@ def test_a_lane_that_ends_is_replaced_and_the_server_stays_ready(
     assert health == "SERVING"
 
 
-def test_a_lane_that_cannot_be_replaced_leaves_nobody_waiting_and_the_server_not_ready(
+def test_until_a_lane_can_be_replaced_nobody_is_left_waiting_and_the_server_is_not_ready(
     run_server: RunServer,
     models: Path,
     make_sequences: MakeSequences,
@@ -188,20 +189,33 @@ def test_a_lane_that_cannot_be_replaced_leaves_nobody_waiting_and_the_server_not
     def end(*_: object) -> None:
         raise SystemExit
 
+    tried = threading.Semaphore(0)
+
     def refuse(_: threading.Thread) -> None:
+        tried.release()
         raise RuntimeError("can't start new thread")
 
-    with run_server(models) as server:
-        assert server.health() == "SERVING"
-        monkeypatch.setattr(RowStore, "feeds", end)
-        monkeypatch.setattr(scheduler._Lane, "start", refuse)
-        refusal = server.failure(lambda: server.classify("gru", make_sequences(3)))
-        _until(lambda: server.health() == "NOT_SERVING")
-        live = server.health("/live")
+    with run_server(models, metrics_address=FREE) as server:
+        expected = server.classify("gru", make_sequences(3))
+        with monkeypatch.context() as broken:
+            broken.setattr(RowStore, "feeds", end)
+            broken.setattr(scheduler._Lane, "start", refuse)
+            refusal = server.failure(lambda: server.classify("gru", make_sequences(3)))
+            _until(lambda: server.health() == "NOT_SERVING")
+            live = server.health("/live")
+            missing = server.metric("seqserve_lanes_missing")
+            serving = server.metric("seqserve_serving")
+            for _ in range(4):  # when it ended, and again and again
+                assert tried.acquire(timeout=TIMEOUT_S)
+        _until(lambda: server.health() == "SERVING")
+        answer = server.classify("gru", make_sequences(3))
+        missing_again = server.metric("seqserve_lanes_missing")
 
+    assert (missing, serving, missing_again) == (1, 0, 0)
     assert refusal.code is grpc.StatusCode.INTERNAL
     assert "seqserve-lane-0 could not be replaced" in caplog.text
     assert live == "SERVING"
+    assert answer == expected
 
 
 def test_a_model_whose_every_run_fails_is_not_ready_until_its_golden_set_holds_again(
@@ -216,7 +230,7 @@ def test_a_model_whose_every_run_fails_is_not_ready_until_its_golden_set_holds_a
     sequences = make_sequences(5)
     with (
         caplog.at_level(logging.INFO),
-        run_server(models, open_session=faults.open_session) as server,
+        run_server(models, open_session=faults.open_session, metrics_address=FREE) as server,
     ):
         expected = server.classify("gru", sequences)
         faults.always = True
@@ -226,12 +240,15 @@ def test_a_model_whose_every_run_fails_is_not_ready_until_its_golden_set_holds_a
             )
         _until(lambda: server.health("gru") == "NOT_SERVING")
         meanwhile = [server.health(service) for service in ("gru/1", "lstm", "", "/live")]
+        ready = [server.metric("seqserve_model_ready", model=name) for name in ("gru", "lstm")]
+        serving = server.metric("seqserve_serving")
         _until(lambda: "refused gru version 1" in caplog.text)  # it was tried again meanwhile
         faults.always = False
         _until(lambda: server.health("gru") == "SERVING")
         again = server.classify("gru", sequences)
 
     assert meanwhile == ["NOT_SERVING", "SERVING", "SERVING", "SERVING"]
+    assert (ready, serving) == ([0, 1], 1)
     assert again == expected
 
 
@@ -268,17 +285,21 @@ def test_a_lane_that_hangs_takes_the_server_out_of_readiness_but_not_out_of_life
 ) -> None:
     del quick_watchdog
     monkeypatch.setattr(watchdog, "HANGS_S", 0.05)
-    with run_server(models, open_session=gate.open_session) as server:
+    with run_server(models, open_session=gate.open_session, metrics_address=FREE) as server:
+        assert server.metric("seqserve_lane_longest_turn_seconds") == 0
         gate.shut()
         call = server.classifier.Classify.future(
             make_request("gru", make_sequences(5)), timeout=TIMEOUT_S
         )
         gate.wait_for_a_run()
         _until(lambda: server.health() == "NOT_SERVING")
+        assert server.metric("seqserve_lane_longest_turn_seconds") > watchdog.HANGS_S
+        assert server.metric("seqserve_serving") == 0
         meanwhile = [server.health(service) for service in ("gru", "gru/1", "/live")]
         gate.open()
         assert call.result(TIMEOUT_S).answers.labels
         _until(lambda: server.health() == "SERVING")
+        assert server.metric("seqserve_serving") == 1
 
     assert meanwhile == ["NOT_SERVING", "NOT_SERVING", "SERVING"]
 

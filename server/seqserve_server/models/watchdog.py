@@ -20,6 +20,10 @@ that must run whole, of a bidirectional model, may take as long as its steps do:
 million of them at 256 units."""
 
 
+MOST_LOOKS = 64
+"""After so many looks at the latest, lanes that are missing are asked for once more."""
+
+
 class Lanes(Protocol):
     """What is looked at."""
 
@@ -30,6 +34,10 @@ class Lanes(Protocol):
 
     def longest_turn_s(self) -> float:
         """For how long the slowest lane has not been at a border."""
+        ...
+
+    def replace_missing(self) -> None:
+        """Tries again to replace them."""
         ...
 
     def failing(self) -> list[Runner]:
@@ -51,6 +59,8 @@ class Watchdog:
         self._health = health
         self._repository = repository
         self._hangs = False
+        self._looks_left = 0  # before missing lanes are asked for
+        self._tries = 0
         self._healing: dict[Runner, asyncio.Task[None]] = {}
 
     async def watch(self) -> None:
@@ -65,18 +75,30 @@ class Watchdog:
 
     async def look(self) -> None:
         """Looks once."""
+        self._mend()
         turn_s = self._lanes.longest_turn_s()
         missing = self._lanes.lanes_missing
         if (hangs := missing > 0 or turn_s > HANGS_S) != self._hangs:
             self._hangs = hangs
             if missing:
-                _log.critical("lanes are missing: not ready, start the server again")
+                _log.critical("lanes are missing: not ready until they can be had")
             elif hangs:
                 _log.critical("a lane hangs for %.1f s: not ready until it goes on", turn_s)
             else:
                 _log.warning("no lane hangs any more: ready again")
             await self._health.hang(hangs=hangs)
         self._heal(self._lanes.failing())
+
+    def _mend(self) -> None:
+        """Asks for lanes that are missing, each time after twice as many looks."""
+        if not self._lanes.lanes_missing:
+            self._looks_left = self._tries = 0
+        elif self._looks_left:
+            self._looks_left -= 1
+        else:
+            self._lanes.replace_missing()
+            self._tries += 1
+            self._looks_left = min(2**self._tries, MOST_LOOKS) - 1
 
     def _heal(self, failing: Sequence[Runner]) -> None:
         self._healing = {r: task for r, task in self._healing.items() if not task.done()}

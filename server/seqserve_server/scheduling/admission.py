@@ -56,6 +56,10 @@ class Admission:
         """Steps under way."""
         return self._steps
 
+    def caution(self, now: float) -> dict[ServiceClass, float]:
+        """How many times its prediction a wait is taken for, by class."""
+        return {each: self._cautions[each].factor(now) for each in ServiceClass}
+
     def check(self, deadline: float, now: float) -> None:
         """Refuses work that is not known yet where none could be let in.
 

@@ -32,6 +32,9 @@ RUN_LIMIT_S = 2e-3
 it delays whoever arrives meanwhile."""
 BULK_RUN_LIMIT_S = 1e-3
 """The same of bulk rows: it delays whoever goes before them."""
+_LATE_SHARE = 0.02
+"""Of how late the row due first is, what a run may take where that is more: it delays whoever has
+waited for so long already by no more than this part of it."""
 
 ENOUGH_GAINED = 0.015
 """Rows are added to a run while its fixed costs are more than this part of it."""
@@ -95,6 +98,20 @@ def group(
         due[first:stop] = math.inf
         runs.append(Run(order[first:stop], steps))
     return runs
+
+
+def run_limit_s(late_s: float, budget_s: float) -> float:
+    """How long a run of several rows may take, about.
+
+    Longer than RUN_LIMIT_S where rows have waited for long: fuller runs cost less a row, and an
+    overloaded server is short of time. The long rows of a wide model need it most: they go by a
+    chunk a turn, and turns are full.
+
+    Args:
+        late_s: For how long the row due first has been due; less than 0 where it is not yet.
+        budget_s: How long the turn may take.
+    """
+    return max(RUN_LIMIT_S, min(_LATE_SHARE * late_s, budget_s / 2))
 
 
 def _cut_long(order: Indices, lengths: list[int], cost: CostModel, run_limit_s: float) -> Indices:

@@ -11,9 +11,9 @@ are due later by a patience, and run when no interactive row is ready or their p
 The bound: every run is begun for the row that is due first of those not taken yet, and whoever
 arrives after a row's due date is due later than it. So once it is past its due date, a row with a
 slot waits, beside the turns that the lanes had begun when it came, for no more runs than rows and
-chunks of rows are due before it, none of which are added, each of about RUN_LIMIT_S at most (or
-what `policy` lets a dear one take), shared by the lanes. The company that a run takes along makes
-it longer up to that limit, but never one run more.
+chunks of rows are due before it, none of which are added, each as long as `policy` lets runs be,
+shared by the lanes. The company that a run takes along makes it longer up to that limit, but never
+one run more.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqserve_server.scheduling.cost import CostModel
-from seqserve_server.scheduling.policy import BULK_RUN_LIMIT_S, RUN_LIMIT_S, Run, group
+from seqserve_server.scheduling.policy import BULK_RUN_LIMIT_S, Run, group, run_limit_s
 from seqserve_server.scheduling.ticket import Ticket
 from seqserve_server.scheduling.work import ServiceClass
 
@@ -207,15 +207,19 @@ class Pool:
                 ready = urgent
             else:
                 service_class = ServiceClass.BULK
-        remaining = self._remaining[ready]
+        remaining, due = self._remaining[ready], self._due[ready]
+        budget_s = self._budget_s(remaining)
+        limit_s = BULK_RUN_LIMIT_S
+        if service_class is ServiceClass.INTERACTIVE:
+            limit_s = run_limit_s(now - float(due.min()), budget_s)
         runs = group(
             remaining,
-            self._due[ready],
+            due,
             self.cost,
             whole=self._whole,
-            budget_s=self._budget_s(remaining),
+            budget_s=budget_s,
             max_row_steps=self._max_row_steps,
-            run_limit_s=BULK_RUN_LIMIT_S if service_class is ServiceClass.BULK else RUN_LIMIT_S,
+            run_limit_s=limit_s,
         )
         return self._begin(ready, runs, service_class, now)
 

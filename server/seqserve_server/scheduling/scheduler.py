@@ -140,6 +140,11 @@ class LaneScheduler:
         """How many steps are under way: those that wait and those in play."""
         return self._admission.steps
 
+    def caution(self) -> dict[ServiceClass, float]:
+        """How many times its prediction a wait is taken for, by class."""
+        with self._entrance:
+            return self._admission.caution(self._clock())
+
     @property
     def lanes_alive(self) -> int:
         """How many lanes there are now."""
@@ -186,6 +191,13 @@ class LaneScheduler:
         reached = [lane.reached for lane in self._lanes]
         return max((now - each for each in reached if each is not None), default=0.0)
 
+    def replace_missing(self) -> None:
+        """Tries again to start the lanes that could not be replaced when they ended."""
+        for index in range(len(self._lanes)):
+            with self._lock:  # whoever is about to be replaced is so already
+                if not self._closed and not self._lanes[index].is_alive():
+                    self._replace(index)
+
     def failing(self) -> list[Runner]:
         """The models whose latest turns all failed, FAILURES of them at least."""
         with self._lock:
@@ -226,7 +238,8 @@ class LaneScheduler:
             try:
                 self._give_up(_told(error))  # first: another lane may not be had
             finally:
-                self._replace(index)
+                with self._lock:
+                    self._replace(index)
 
     def _replace(self, index: int) -> None:
         self._lanes[index] = lane = self._lane(index)
@@ -323,7 +336,7 @@ class LaneScheduler:
         stats.answered([len(ticket.lengths) for ticket, _ in settled])
         stats.ran(ran.batches_run, ran.useful_steps, ran.run_s)
         fresh = ~ran.turn.begun[: ran.rows]
-        stats.waited(ran.turn.waited_s[: ran.rows][fresh])
+        stats.waited(ran.turn.waited_s[: ran.rows][fresh], ran.turn.service_class)
         return settled
 
     def _note_times(self, ran: Prepared) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from seqserve_server.observability.histogram import POWERS_OF_TWO, Histogram
 from seqserve_server.scheduling.pool import Batch
+from seqserve_server.scheduling.work import ServiceClass
 
 _powers_of_two = partial(Histogram, POWERS_OF_TWO)
 
@@ -35,7 +36,10 @@ class Stats:
     idle_s: float = 0.0
     """With nothing to run."""
     waits: Histogram = field(default_factory=Histogram)
-    """Seconds from a row's arrival to its first turn."""
+    """Seconds from a row's arrival to its first turn; of bulk rows only those that waited for so
+    long that they counted as interactive."""
+    bulk_waits: Histogram = field(default_factory=Histogram)
+    """Of the other bulk rows."""
     run_times: Histogram = field(default_factory=Histogram)
     """Seconds of a run."""
     rows_a_run: Histogram = field(default_factory=_powers_of_two)
@@ -57,9 +61,14 @@ class Stats:
         self.requests += len(sequences)
         self.sequences += sum(sequences)
 
-    def waited(self, seconds: NDArray[np.float64]) -> None:
-        """Notes how long rows waited for their first run."""
-        self.waits.observe_all(seconds)
+    def waited(
+        self,
+        seconds: NDArray[np.float64],
+        service_class: ServiceClass = ServiceClass.INTERACTIVE,
+    ) -> None:
+        """Notes how long rows waited for their first run, in a turn of this class."""
+        bulk = service_class is ServiceClass.BULK
+        (self.bulk_waits if bulk else self.waits).observe_all(seconds)
 
     def copy(self) -> Stats:
         """As they are now."""
@@ -100,7 +109,7 @@ class Stats:
 
     def wait_s(self, quantile: float) -> float:
         """A quantile of the queue wait, to about 6 %; 0 where nobody waited."""
-        return self.waits.quantile(quantile)
+        return (self.waits + self.bulk_waits).quantile(quantile)
 
     def line(self, seconds: float) -> str:
         """For a log: `stats: seconds=10.0 requests=…`.

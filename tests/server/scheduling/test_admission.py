@@ -212,6 +212,17 @@ def test_the_mistakes_of_one_service_class_are_not_held_against_the_other() -> N
     admission.enter(_ticket(500, deadline=22.1), cost, 20.0)
 
 
+def test_the_caution_that_is_told_is_what_waits_are_multiplied_with() -> None:
+    admission, cost = Admission(max_steps=100_000, lanes=1), _cost()
+    admission.enter(_ticket(1000), cost, 0.0)
+    _send(admission, cost, arrived=0.0, deadline=2.5, settled=2.6)
+
+    caution = admission.caution(2.6)
+    assert caution == {ServiceClass.INTERACTIVE: pytest.approx(1.875), BULK: 1.5}
+    _refusal(admission, _ticket(10, deadline=2.6 + 1.87), cost, now=2.6)
+    admission.enter(_ticket(10, deadline=2.6 + 1.89), cost, 2.6)
+
+
 def test_who_leaves_early_did_not_wait_or_was_never_near_a_refusal_teaches_nothing() -> None:
     admission, cost = Admission(max_steps=100_000, lanes=1), _cost()
     admission.enter(alone := _ticket(900, deadline=1.0), cost, 0.0)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from seqserve_server.scheduling.cost import DEFAULT, Coefficients, CostModel
-from seqserve_server.scheduling.policy import RUN_LIMIT_S, Run, group
+from seqserve_server.scheduling.policy import RUN_LIMIT_S, Run, group, run_limit_s
 
 WIDE = Coefficients(turn=150e-6, run=35e-6, step=5e-6, row=1e-6, row_step=40e-6, carry=2e-6)
 TINY = Coefficients(turn=150e-6, run=50e-6, step=1e-8, row=1e-8, row_step=1e-8, carry=1e-8)
@@ -168,6 +170,24 @@ def test_a_turn_keeps_to_its_budget_but_for_its_first_run(situation: dict[str, A
     spent = [cost.run_s(len(run.rows), run.steps) for run in group(**situation)]
 
     assert len(spent) == 1 or sum(spent) <= situation["budget_s"] * (1 + 1e-9)
+
+
+@given(situations(), st.floats(0, 100))
+def test_where_rows_are_late_runs_keep_to_the_longer_limit(
+    situation: dict[str, Any], late_s: float
+) -> None:
+    limit_s = run_limit_s(late_s, situation["budget_s"])
+    for run in group(**situation, run_limit_s=limit_s):
+        cost = situation["cost"]
+        cost_s, fixed_s = cost.run_s(len(run.rows), run.steps), cost.run_s(0, run.steps)
+        assert len(run.rows) == 1 or cost_s <= max(limit_s, 2 * fixed_s) * (1 + 1e-9)
+
+
+def test_runs_take_longer_the_later_rows_are_and_no_longer_than_half_a_turn() -> None:
+    limits = [run_limit_s(late_s, budget_s=20e-3) for late_s in (-math.inf, 0.0, 0.3, 0.4, 60.0)]
+
+    assert limits == pytest.approx([RUN_LIMIT_S, RUN_LIMIT_S, 6e-3, 8e-3, 10e-3])
+    assert run_limit_s(60.0, budget_s=1e-3) == RUN_LIMIT_S
 
 
 def test_rows_of_one_length_run_together() -> None:

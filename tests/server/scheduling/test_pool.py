@@ -335,6 +335,18 @@ def test_past_its_due_date_a_row_waits_only_for_rows_that_are_due_before_it(
     assert turns <= sum(math.ceil(each / 8) for each in before)
 
 
+def test_where_rows_have_waited_for_long_more_of_them_share_a_run() -> None:
+    def step_s(late_s: float) -> float:
+        """What a step of a turn costs."""
+        pool = _pool()
+        _admitted(pool, first := _ticket(30), *(_ticket(30) for _ in range(100)))
+        turn = _turn(pool, _due(first) + late_s)
+        took_s = sum(pool.cost.run_s(each.stop - each.first, each.steps) for each in turn.batches)
+        return took_s / int(turn.advance.sum())
+
+    assert step_s(1.0) < 0.8 * step_s(0.0)
+
+
 def _due(ticket: Ticket) -> float:
     """As the pool's docstring says, of a row with the costs of `SLOW`."""
     alone = (SLOW.step + SLOW.row_step) * int(ticket.lengths.max())

@@ -171,21 +171,25 @@ def test_a_call_that_cannot_be_in_time_is_refused_at_once() -> None:
 
 
 @pytest.mark.parametrize("call_s", [50e-6, 500e-6], ids=["native", "grpcio"])
+@pytest.mark.parametrize("row_step_us", [50, 100, 180])
 def test_at_ten_times_what_a_server_can_do_what_it_lets_in_is_answered_in_time(
-    call_s: float,
+    row_step_us: int, call_s: float
 ) -> None:
-    # Sixteen sequences a call, of a large model.
-    cost = replace(WIDE, step=100e-6, row_step=50e-6)
+    # Sixteen sequences a call, of a large model: nearly every call has a long one.
+    cost = replace(WIDE, step=100e-6, row_step=row_step_us * 1e-6)
     server = ServerModel(cost, call_s=call_s, max_queue_steps=10**6)
     most = simulate([Calls.closed(LONG_TAILED, 4, 150, size=16)], server).sequences_per_s / 16
-    calls = Calls.poisson(LONG_TAILED, 10 * most, 3000, size=16, timeout_s=1.5)
+    for seed in range(4):
+        calls = Calls.poisson(
+            LONG_TAILED, 10 * most, int(120 * most), size=16, timeout_s=1.5, seed=seed
+        )
 
-    result = simulate([calls], server)
-    [outcome] = result.calls
+        result = simulate([calls], server)
+        [outcome] = result.calls
 
-    answered, expired = outcome.count(Fate.ANSWERED), outcome.count(Fate.EXPIRED)
-    assert expired <= 0.01 * answered
-    assert answered / result.seconds >= 0.9 * most
+        answered, expired = outcome.count(Fate.ANSWERED), outcome.count(Fate.EXPIRED)
+        assert expired <= 0.01 * (answered + expired)
+        assert answered / result.seconds >= 0.9 * most
 
 
 def test_a_refused_caller_of_a_closed_loop_tries_its_next_call_later() -> None:
