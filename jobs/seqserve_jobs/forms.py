@@ -1,7 +1,8 @@
 """Tables as files: a part for itself, and parts made into one.
 
 What is written depends on the table alone, so that equal answers are equal files: no time, no name,
-a row group (Arrow: a record batch) for each part.
+a row group (Arrow: a record batch) for each part. Parts of a Parquet file are Arrow: what is read
+again soon is not worth encoding twice.
 """
 
 from __future__ import annotations
@@ -20,14 +21,23 @@ import pyarrow.parquet as pq
 
 
 @dataclass(frozen=True)
-class Form:
-    """A form of output."""
+class PartForm:
+    """A form of parts."""
 
     suffix: str
     encode: Callable[[pa.Table, bool], bytes]
-    """Makes a part of a table; the flag says whether it is the first."""
+    """Makes one of a table; the flag says whether it is the first."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of output that is one file."""
+
+    suffix: str
+    parts: PartForm
+    """What it is made of."""
     join: Callable[[Iterable[bytes], BinaryIO], None]
-    """Makes one file of the parts, holding one at a time."""
+    """Makes the file of the parts, holding one at a time."""
 
 
 def _to_parquet(table: pa.Table, first: bool) -> bytes:
@@ -40,8 +50,7 @@ def _to_parquet(table: pa.Table, first: bool) -> bytes:
 def _join_parquet(parts: Iterable[bytes], into: BinaryIO) -> None:
     with ExitStack() as opened:
         writer = None
-        for part in parts:
-            table = pq.read_table(pa.BufferReader(part))
+        for table in map(_from_arrow, parts):
             if writer is None:
                 writer = opened.enter_context(_parquet_writer(into, table.schema))
             writer.write_table(table, row_group_size=max(1, len(table)))
@@ -60,16 +69,26 @@ def _parquet_writer(sink: BinaryIO | pa.NativeFile, schema: pa.Schema) -> pq.Par
 
 def _to_arrow(table: pa.Table, first: bool) -> bytes:
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
+    options = pa.ipc.IpcWriteOptions(compression="lz4")  # model and version recur in every row
+    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
         writer.write_table(table)
     return sink.getvalue().to_pybytes()
+
+
+def _to_arrow_for_parquet(table: pa.Table, first: bool) -> bytes:
+    """What Parquet has no form for is told by the first part, not when all are there."""
+    with _parquet_writer(pa.BufferOutputStream(), table.schema):
+        return _to_arrow(table, first)
+
+
+def _from_arrow(part: bytes) -> pa.Table:
+    return pa.ipc.open_file(pa.BufferReader(part)).read_all()
 
 
 def _join_arrow(parts: Iterable[bytes], into: BinaryIO) -> None:
     with ExitStack() as opened:
         writer = None
-        for part in parts:
-            table = pa.ipc.open_file(pa.BufferReader(part)).read_all()
+        for table in map(_from_arrow, parts):
             if writer is None:
                 new = pa.ipc.new_file(into, table.schema)  # type: ignore[arg-type]
                 writer = opened.enter_context(new)
@@ -141,10 +160,11 @@ def _finite(value: object) -> object:
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain)
 
-PARQUET = Form(".parquet", _to_parquet, _join_parquet)
+PARQUET_PARTS = PartForm(".parquet", _to_parquet)
+"""Those that are a folder, and are not made into one."""
 FORMS = (
-    PARQUET,
-    Form(".csv", _to_csv, _join_text),
-    Form(".jsonl", _to_jsonl, _join_text),
-    Form(".arrow", _to_arrow, _join_arrow),
+    Form(".parquet", PartForm(".arrow", _to_arrow_for_parquet), _join_parquet),
+    Form(".csv", PartForm(".csv", _to_csv), _join_text),
+    Form(".jsonl", PartForm(".jsonl", _to_jsonl), _join_text),
+    Form(".arrow", PartForm(".arrow", _to_arrow), _join_arrow),
 )

@@ -21,7 +21,7 @@ def finish(ledger: Ledger) -> None:
     """
     output, files = ledger.output, ledger.output.files
     totals = Totals.of(ledger.done.values())
-    if not output.is_file:
+    if output.form is None:
         ledger.finish(totals)
         return
     if files.size(output.path) is not None:

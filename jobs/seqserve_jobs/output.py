@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seqserve_jobs.errors import InvalidJob
-from seqserve_jobs.forms import FORMS, PARQUET, Form
+from seqserve_jobs.forms import FORMS, PARQUET_PARTS, Form, PartForm
 from seqserve_jobs.storage.files import Files, files_at
 
 OWN_FOLDER = "_seqserve"
@@ -57,9 +57,14 @@ class Output:
         return cls(url, files, path, suffix or None)
 
     @property
-    def form(self) -> Form:
-        """Of the parts, and of the file made of them."""
-        return next((form for form in FORMS if form.suffix == self.suffix), PARQUET)
+    def form(self) -> Form | None:
+        """Of the file that is made of the parts; None for a folder."""
+        return next((form for form in FORMS if form.suffix == self.suffix), None)
+
+    @property
+    def part_form(self) -> PartForm:
+        """Of the parts."""
+        return self.form.parts if self.form is not None else PARQUET_PARTS
 
     @property
     def is_file(self) -> bool:
@@ -96,7 +101,7 @@ class Output:
 
     def part_name(self, index: int) -> str:
         """Its name among the parts."""
-        return f"part-{index:05d}{self.form.suffix}"
+        return f"part-{index:05d}{self.part_form.suffix}"
 
     def record(self, index: int) -> str:
         """That it is done."""

@@ -165,7 +165,10 @@ class Tally:
 
     def figures(self) -> str:
         """All that is known, in a line."""
-        known = [f"{self.sequences:,} sequences"]
+        known = []
+        if self.rows and self.rows_done is not None:
+            known.append(f"{self.rows_done:,} of {self.rows:,} rows")
+        known.append(f"{self.sequences:,} sequences")
         if self.sequences_per_s is not None:
             known.append(f"{self.sequences_per_s:,.0f}/s")
         if self.seconds_left is not None:
@@ -198,8 +201,7 @@ class Lines:
         if tally.seconds - (self._last or 0.0) < self._interval_s:
             return
         self._last = tally.seconds
-        of_all = f"{tally.rows_done:,} of {tally.rows:,} rows, " if tally.rows else ""
-        self._write(of_all + tally.figures())
+        self._write(tally.figures())
 
 
 class Bar:

@@ -100,12 +100,12 @@ class ShardWriter:
         _check(index, block, scores)
         table = rows(block, scores, self.model, self.options)
         try:
-            part = self.output.form.encode(table, index == 0)
+            part = self.output.part_form.encode(table, index == 0)
         # Python has no times beyond the year 9999, and says so by one of the others.
         except (pa.ArrowException, OverflowError, ValueError) as error:
             raise OutputError(
-                f"{self.output.url}: a column cannot be written as {self.output.form.suffix}: "
-                f"{error}"
+                f"{self.output.url}: a column cannot be written as "
+                f"{self.output.suffix or self.output.part_form.suffix}: {error}"
             ) from error
         shard = Shard(
             index=index,

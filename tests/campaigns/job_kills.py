@@ -1,9 +1,10 @@
-"""A job that is killed at random moments, and the replicas that answer it: what its output is.
+"""A job that is killed at random moments, and those that answer it: what its output is.
 
 `seqserve score` works through many small shards, and is called again whenever it was killed. With a
 service, every other kill ends one of its two replicas instead, one on each transport, which is then
-started again. A job that is finished is begun anew elsewhere, until there were kills enough. What
-it has written is held against what was written without any.
+started again; with Ray, one of two nodes of the cluster, in whose place another comes. A job that
+is finished is begun anew elsewhere, until there were kills enough. What it has written is held
+against what was written without any.
 """
 
 from __future__ import annotations
@@ -21,13 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.models import publish_random
-from benchmarks.server_process import TRANSPORTS, Server
 from seqserve_export.network import NetworkConfig
 from seqserve_jobs.output import OWN_FOLDER, record_index
 from tests.campaigns import harness
+from tests.campaigns.answerers import ENGINES, Answerers
 from tests.campaigns.harness import Claims
 
-ENGINES = ("embedded", "service")
 FEATURES, LONGEST_STEPS = 3, 60
 SHARDS, PER_SHARD = 300, 20
 
@@ -47,7 +47,8 @@ class Kills:
     shards: int
     """Of each job."""
     jobs: int = 0
-    replicas: int = 0
+    answerers: int = 0
+    """Replicas, or nodes of a Ray cluster."""
     finished: int = 0
     """Jobs that came to their end."""
     lost: int = 0
@@ -59,8 +60,8 @@ class Kills:
 
     @property
     def count(self) -> int:
-        """Of jobs and replicas."""
-        return self.jobs + self.replicas
+        """Of jobs and of those that answer them."""
+        return self.jobs + self.answerers
 
 
 def kill(engine: str, count: int, claims: Claims, shards: int = SHARDS) -> Kills:
@@ -80,27 +81,21 @@ def kill(engine: str, count: int, claims: Claims, shards: int = SHARDS) -> Kills
         publish_random(models, _MODEL, network, LONGEST_STEPS)
         _write(source, shards * PER_SHARD)
         job = [str(source), "--model", _MODEL, *_SHARDS]
-        here = ["--repository", str(models)]
-        subprocess.run(
-            [*_SCORE, *job, *here, str(folder / "whole")], check=True, stderr=subprocess.DEVNULL
-        )
+        here = ["--repository", str(models), str(folder / "whole")]
+        subprocess.run([*_SCORE, *job, *here], check=True, stderr=subprocess.DEVNULL)
         whole = _parts(folder / "whole")
-        replicas = _Replicas(models)
-        stack.callback(replicas.stop)
-        if engine == "service":
-            for transport in TRANSPORTS:
-                replicas.running.append(Server(models, transport, core=None))
-            here = ["--server", ",".join(replica.address for replica in replicas.running)]
+        answerers = stack.enter_context(ENGINES[engine](models))
+        command = [*_SCORE, *job, *answerers.words]
         while kills.count < count or not kills.finished:
             output = folder / f"killed-{kills.finished}"
-            while not _finished([*_SCORE, *job, *here, str(output)], output, replicas, rng, kills):
+            while not _finished([*command, str(output)], output, answerers, rng, kills):
                 pass
             kills.finished += 1
             written = _parts(output)
             kills.differ += sum(whole.get(name) != written.get(name) for name in whole | written)
             if kills.failures:
                 break
-    where = f"{engine}, {kills.jobs} kills of jobs, {kills.replicas} of replicas"
+    where = f"{engine}, {kills.jobs} kills of jobs, {kills.answerers} of those that answer"
     claims.hold(
         where, "files that differ from those of a whole run", kills.differ, not kills.differ
     )
@@ -109,28 +104,12 @@ def kill(engine: str, count: int, claims: Claims, shards: int = SHARDS) -> Kills
     return kills
 
 
-@dataclass
-class _Replicas:
-    """Those that answer; none where a job computes by itself."""
-
-    models: Path
-    running: list[Server] = field(default_factory=list)
-
-    def replace(self, which: int) -> None:
-        """Kills one, and starts it again where it was."""
-        self.running[which].kill()
-        self.running[which] = Server(
-            self.models, TRANSPORTS[which], core=None, address=self.running[which].address
-        )
-
-    def stop(self) -> None:
-        """Ends all of them."""
-        for replica in self.running:
-            replica.stop()
-
-
 def _finished(
-    command: list[str], output: Path, replicas: _Replicas, rng: np.random.Generator, kills: Kills
+    command: list[str],
+    output: Path,
+    answerers: Answerers,
+    rng: np.random.Generator,
+    kills: Kills,
 ) -> bool:
     """Runs a job until it ends by itself, or is killed; whether it has ended by itself."""
     before = _done(output)
@@ -146,9 +125,9 @@ def _finished(
             time.sleep(rng.uniform(0, _MOST_PAUSE_S))
             if process.poll() is not None:
                 break
-            if replicas.running and kills.count % 2:
-                replicas.replace(int(rng.integers(len(replicas.running))))
-                kills.replicas += 1
+            if len(answerers) and kills.count % 2:
+                answerers.replace(int(rng.integers(len(answerers))))
+                kills.answerers += 1
             else:
                 process.kill()
                 killed = True
@@ -190,7 +169,7 @@ def _write(path: Path, sequences: int) -> None:
 def main() -> None:
     """Kills, prints and writes results/job_kills.json."""
     parser = harness.parser(__doc__)
-    parser.add_argument("--engine", choices=ENGINES, help="one alone, instead of both")
+    parser.add_argument("--engine", choices=ENGINES, help="one alone, instead of all")
     chosen = parser.parse_args()
     claims, found = Claims(), {}
     for engine in ENGINES if chosen.engine is None else [chosen.engine]:

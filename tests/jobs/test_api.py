@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import polars
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -146,3 +147,11 @@ def test_scores_become_a_data_frame(engine: EmbeddedEngine, steps: pa.Table) -> 
     frame = score_table(steps.to_pandas(), engine, keep=["room"]).to_pandas()
     assert isinstance(frame, pd.DataFrame)
     assert frame.groupby("room")["label"].count().sum() == len(LENGTHS)
+
+
+def test_polars_hands_over_and_takes_back_by_arrow(engine: EmbeddedEngine, steps: pa.Table) -> None:
+    frame = polars.DataFrame(polars.from_arrow(steps))
+    scores = polars.DataFrame(score_table(frame, engine, keep=["room"]))
+    assert scores.equals(polars.DataFrame(score_table(steps, engine, keep=["room"])))
+    lists = frame.group_by("id", maintain_order=True).agg(NAMES)
+    assert scores["label"].equals(polars.DataFrame(score_table(lists, engine))["label"])

@@ -333,7 +333,7 @@ def test_a_terminal_gets_a_bar(models: Path, file: Path, tmp_path: Path) -> None
         os.close(terminal)
     assert process.wait() == 0, shown
     assert "100%" in shown.decode()
-    assert "200 sequences, " in shown.decode()
+    assert "200 of 200 rows, 200 sequences, " in shown.decode()
     assert "200 sequences = 200 scored + 0 refused" in shown.decode()
 
 
@@ -434,6 +434,8 @@ def test_a_summary_goes_through_what_is_no_file_and_where_links_lead(
     words = (file, "scores.CSV", "--model", "speakers", "--repository", models)
     first = called(*words, "--summary", "/dev/stdout", cwd=tmp_path)
     assert json.loads(first.stdout)["finished"], first.stderr
+    assert called(*words, "--summary", os.devnull, cwd=tmp_path).exit_code == 0
+    assert Path(os.devnull).is_char_device()
     assert len(csv.read_csv(tmp_path / "scores.CSV")) == COUNT
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "real.json").write_text("old")

@@ -9,6 +9,7 @@ import threading
 from hashlib import sha256
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -351,6 +352,26 @@ def test_a_part_that_was_lost_is_computed_again(
     assert summary.shards_done_before == SHARDS - 1
 
 
+def test_parts_of_another_form_as_earlier_builds_wrote_them_are_computed_again_and_removed(
+    tmp_path: Path, source: Path, engine: Engine
+) -> None:
+    output = tmp_path / "out.parquet"
+    stopped = stopped_early(options(source, output), engine)
+    for part in output.with_name("out.parquet.parts").glob("part-*.arrow"):
+        table = pa.ipc.open_file(part.read_bytes()).read_all()
+        pq.write_table(table, part.with_suffix(".parquet"))
+        part.unlink()
+    watched = Watched(engine)
+
+    score_files(options(source, output), watched)
+
+    assert stopped.shards
+    assert len(watched.batches) == SHARDS
+    assert sorted(os.listdir(tmp_path)) == ["in", "out.parquet", "out.parquet.job.json"]
+    score_files(options(source, tmp_path / "whole.parquet"), engine)
+    assert output.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
 @pytest.mark.parametrize(
     "record", [b"", b"{}", b"[1]", b"\xff"], ids=["empty", "{}", "list", "bytes"]
 )
@@ -374,10 +395,10 @@ def test_a_part_that_was_damaged_is_not_made_part_of_the_file(
 ) -> None:
     output = tmp_path / "out.parquet"
     stopped_early(options(source, output), engine)
-    part = tmp_path / "out.parquet.parts" / "part-00001.parquet"
+    part = tmp_path / "out.parquet.parts" / "part-00001.arrow"
     part.write_bytes(part.read_bytes()[::-1])
 
-    with pytest.raises(OutputError, match=r"part-00001.parquet: is not what was written there"):
+    with pytest.raises(OutputError, match=r"part-00001.arrow: is not what was written there"):
         score_files(options(source, output), engine)
     assert not output.exists()
     part.unlink()
@@ -483,7 +504,7 @@ def test_parts_that_cannot_be_joined_are_told_of(
         score_files(options(source, output), Watched(engine, appear))
     output.unlink()
     parts = output.with_name("out.parquet.parts")
-    (parts / "part-00001.parquet").write_bytes(b"junk")
+    (parts / "part-00001.arrow").write_bytes(b"junk")
     record = parts / "_seqserve" / "shard-00001.json"
     told = {**json.loads(record.read_text()), "size": 4, "sha256": sha256(b"junk").hexdigest()}
     record.write_text(json.dumps(told))

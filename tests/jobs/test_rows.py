@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -111,9 +112,12 @@ def test_columns_of_any_type_are_handed_through(form: Form) -> None:
     )
     table = rows(block(1, {0: "is bad"}, kept), None, MODEL, JobOptions("in", "out"))
 
-    part = form.encode(table, True)
+    part = form.parts.encode(table, True)
+    whole = BytesIO()
+    form.join([part], whole)
 
-    assert part == form.encode(table, True)
+    assert part == form.parts.encode(table, True)
+    assert whole.getvalue()
     if form.suffix == ".jsonl":
         assert b'"time": "2020-09-13T12:26:40+00:00", "list": [0.1, null]' in part
         assert b'"record": {"a": 1.5, "b": null}, "bytes": "/w=="' in part

@@ -30,6 +30,7 @@ _LEVELS = {
     "execution.streaming_executor_state": logging.CRITICAL,  # not a traceback for each loss
     "progress": logging.ERROR,  # not that there is none
 }
+_TOKENS = "ray._private.authentication.authentication_token_setup"
 _OF_THIS_JOB = "local"
 
 
@@ -55,6 +56,7 @@ def connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    logging.getLogger(_TOKENS).addFilter(_is_of_interest)
     address = address or os.environ.get(_ADDRESS) or _OF_THIS_JOB
     check_reachable(address)
     own = {"include_dashboard": False} if address == _OF_THIS_JOB else {}
@@ -127,6 +129,11 @@ def configure(context: DataContext) -> None:
     context.print_on_execution_start = False
     for module, level in _LEVELS.items():
         logging.getLogger(f"ray.data._internal.{module}").setLevel(level)
+
+
+def _is_of_interest(record: logging.LogRecord) -> bool:
+    """Not that a cluster is closed to strangers; that it is open to them is."""
+    return "is enabled" not in record.getMessage()
 
 
 @contextmanager

@@ -31,7 +31,8 @@ from seqserve_jobs.summary import Summary
 _log = logging.getLogger(__name__)
 
 RUNS_OF_A_WORKER = 8
-"""At least, where there are as many shards: so that all workers end at about the same time."""
+"""At least, where there are as many shards and several workers: so that all of these end at about
+the same time."""
 LONGEST_RUN = 64
 """Shards."""
 TRIES = 5
@@ -88,9 +89,11 @@ def plan(job: Job) -> dict[int, Planned]:
 def runs(planned: list[Planned], workers: int, longest: int = LONGEST_RUN) -> list[list[Planned]]:
     """Shards in their order, cut into runs of consecutive ones.
 
-    A reader that goes on costs less than one that begins in the middle of a file.
+    A reader that goes on costs less than one that begins in the middle of a file, and reads while
+    the worker computes.
     """
-    length = max(1, min(longest, len(planned) // (workers * RUNS_OF_A_WORKER)))
+    alike = len(planned) // (workers * RUNS_OF_A_WORKER) if workers > 1 else longest
+    length = max(1, min(longest, alike))
     cut: list[list[Planned]] = []
     for shard in planned:
         if cut and len(cut[-1]) < length and cut[-1][-1].index + 1 == shard.index:
@@ -157,6 +160,7 @@ class _Rounds:
                     "open_engine": self._open_engine,
                     "writer": replace(self._job.writer, options=self._job.options.from_anywhere()),
                     "flag": self._flag,
+                    "environment": ray_cluster.environment(),
                 },
                 batch_size=None,
                 batch_format="pyarrow",
@@ -164,7 +168,6 @@ class _Rounds:
                     size=self._workers, max_tasks_in_flight_per_actor=2
                 ),
                 num_cpus=self._cpus,
-                runtime_env={"env_vars": ray_cluster.environment()},
                 max_restarts=-1,
                 max_task_retries=0,
             )

@@ -6,8 +6,9 @@ what it then does goes nowhere.
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -75,9 +76,18 @@ class Worker:
         open_engine: Opens its engine.
         writer: Makes the parts; also says what the job is.
         flag: Name of an actor that is there once no more shards are to be begun.
+        environment: What is to be in the environment when the engine is opened.
     """
 
-    def __init__(self, open_engine: OpenEngine, writer: ShardWriter, flag: str) -> None:
+    def __init__(
+        self,
+        open_engine: OpenEngine,
+        writer: ShardWriter,
+        flag: str,
+        environment: Mapping[str, str],
+    ) -> None:
+        # Not by Ray, which would start a process for it where one stands idle.
+        os.environ.update(environment)
         self._open_engine = open_engine
         self._writer = writer
         self._flag = flag

@@ -29,6 +29,7 @@ from seqserve_client import (
     InvalidOptions,
     InvalidRequest,
     InvalidSequences,
+    ModelDescription,
     ModelNotFound,
     ModelState,
     Overloaded,
@@ -93,10 +94,10 @@ class ServiceEngine:
         model: The model's name.
         version: 0 for the newest that is served now.
         window: Requests under way at a time, at most.
-        patience_s: How long the service may be away before the job ends.
+        patience_s: How long the service may be away before the job ends, in the beginning too.
 
     Raises:
-        EngineError: no service, or it does not serve that.
+        EngineError: no service for so long, or it does not serve that.
         InvalidOptions: an option cannot be.
     """
 
@@ -119,7 +120,7 @@ class ServiceEngine:
         self._limits = replace(
             client.options, max_request_steps=min(client.options.max_request_steps, _REQUEST_STEPS)
         )
-        self.model = _pinned(client, model, version)
+        self.model = _pinned(client, model, version, patience_s)
         self._change = threading.Condition()  # guards all that follows
         self._window = Window(window)
         self._waiting: deque[_Request] = deque()
@@ -322,10 +323,10 @@ class ServiceEngine:
         return f"version {self.model.version} of {self.model.name}"
 
 
-def _pinned(client: Client, model: str, version: int) -> Model:
+def _pinned(client: Client, model: str, version: int, patience_s: float) -> Model:
     """The version that is to answer from now on."""
     try:
-        described = client.describe(model, version)
+        described = _described(client, model, version, time.monotonic() + patience_s)
     except SeqserveError as error:
         raise EngineError(str(error)) from error
     status = described.status
@@ -336,3 +337,23 @@ def _pinned(client: Client, model: str, version: int) -> Model:
             f"{status.state}{reason}; seqserve models versions {model} shows what is"
         )
     return Model.of(described.manifest, status.digest)
+
+
+def _described(client: Client, model: str, version: int, until: float) -> ModelDescription:
+    """What the service says of it, once it is there."""
+    waiting = False
+    while True:
+        try:
+            described = client.describe(model, version)
+        except (Unavailable, DeadlineExceeded) as error:
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                raise
+            if not waiting:
+                waiting = True
+                _log.warning("%s; waiting for it, for up to %.0f s from now", error, left_s)
+            time.sleep(min(_REST_S, left_s))
+        else:
+            if waiting:
+                _log.warning("%s answers", client.options.address)
+            return described

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from seqserve_data import Columns, DataError
 from seqserve_data.stream import Input, Wanted
+from seqserve_data.stream.files import find
 from tests.data.stream.made import FORMS, Limits, joined, sequences, table_of, write
 
 Refusal = Callable[..., str]
@@ -47,7 +48,17 @@ def test_a_csv_that_is_cut_off_within_a_row_is_refused_by_row(tmp_path: Path) ->
     path = tmp_path / "x.csv"
     path.write_text("id,a,b,c\n" + "x,1,2,3\n" * 99 + "x,1,2")
 
-    with pytest.raises(DataError, match="Row #101: Expected 4 columns, got 3"):
+    opened = Input.open(path, Columns(), wanted=Wanted(3))
+    with pytest.raises(DataError, match=r"is cut off: row 101 of the file has 3 cells; .* has 4"):
+        list(opened.blocks(**LIMITS))
+
+
+@pytest.mark.parametrize("row", ["x,1,2", "x,1,2,3,4"], ids=["fewer", "more"])
+def test_a_csv_whose_header_is_of_another_file_is_refused(row: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("id,a,b,c\n" + f"{row}\n" * 99 + "x,1,2,3\n")
+
+    with pytest.raises(DataError, match="header does not fit most of its rows: row 2 of the file"):
         Input.open(path, Columns(), wanted=Wanted(3))
 
 
@@ -138,14 +149,14 @@ def test_text_that_is_no_unicode_is_refused(form: str | None, tmp_path: Path) ->
     assert (f"x{form}" if form else "the table") in str(caught.value)
 
 
-def test_what_a_message_quotes_of_a_file_is_printable(tmp_path: Path, refusal: Refusal) -> None:
-    path = tmp_path / "x.csv"
-    path.write_bytes(b"id,a\nx,1\n\x00\x1b[31m\n")
+def test_what_a_message_quotes_of_a_file_is_printable(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").touch()
+    (file,) = find(tmp_path / "x.csv")
 
-    message = refusal(path, None, Wanted(1))
+    with pytest.raises(DataError) as caught, file.reading():
+        raise pa.ArrowInvalid("what is in a row: \x00\x1b[31m")
 
-    assert r"\x00\x1b[31m" in message
-    assert message.isprintable()
+    assert str(caught.value).endswith(r"not readable as .csv: what is in a row: \x00\x1b[31m")
 
 
 @pytest.mark.parametrize("form", FORMS)

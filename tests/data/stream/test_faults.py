@@ -122,6 +122,44 @@ def test_a_cell_of_a_csv_that_is_no_number_is_a_fault_of_its_sequence(tmp_path: 
     }
 
 
+def test_a_row_of_a_csv_with_more_cells_or_fewer_is_a_fault_of_its_sequence(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "x.csv"
+    lines = ["x,1,2", "x,3,4", "y,1,2", "y,3", '"v,w",1,2,3', "z,1,2", "z,3,4", "w,5,6,7"]
+    path.write_text("\n".join(["id,a,b", *lines, ""]))
+
+    found = faults(path, Wanted(2))
+
+    assert found == {
+        "y": "step 1, row 5 of the file has 2 cells; its header has 3",
+        "v,w": "step 0, row 6 of the file has 4 cells; its header has 3",
+        "w": "step 0, row 9 of the file has 4 cells; its header has 3",
+    }
+
+
+def test_such_rows_have_their_places_wherever_a_reader_begins(tmp_path: Path) -> None:
+    """In a file of several batches, also first and last in one."""
+    path, count = tmp_path / "x.csv", 60_000
+    cut = [index % 1000 in (0, 1) or 30_000 < index < 40_000 for index in range(count)]
+    rows = [f"{index},1" + (",2,3" if odd else ",2") for index, odd in enumerate(cut)]
+    path.write_text("id,a,b\n1,1,2\n2,1,2\n3,1,2\n" + "\n".join(rows[4:]))
+    opened = Input.open(path, Columns(), wanted=Wanted(2))
+    limits: Any = {"max_sequences": 7_000, "max_steps": count}
+    blocks = [*opened.blocks(**limits)]
+
+    assert [name for block in blocks for name in block.ids.to_pylist()] == [
+        str(index) for index in range(1, count)
+    ]
+    for block in blocks:
+        ids = map(int, block.ids.cast(pa.int64()).to_numpy())
+        odd = [index for index, number in enumerate(ids) if number > 3 and cut[number]]
+        assert odd == [*block.faults]
+        again = next(opened.blocks(block.begin, **limits, check_ids=False))
+        assert again.ids.equals(block.ids)
+        assert again.faults == block.faults
+
+
 def test_what_json_can_hold_that_is_no_number_is_a_fault_of_its_sequence(tmp_path: Path) -> None:
     cells = [
         ("[[1, 2], [3, 4]]", None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from benchmarks.server_process import Server
 from seqserve_client.cli import main
 from seqserve_data.stream.block import Position
 from seqserve_jobs.engines import ray_cluster, ray_data
@@ -275,6 +278,38 @@ def test_a_job_goes_on_after_it_was_stopped_killed_and_bereft_of_its_worker(
     assert scoring.output.read_bytes() == expected
 
 
+def test_a_service_answers_the_workers_of_a_cluster(
+    scoring: Scoring, expected: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Server(scoring.models, core=None) as server, pytest.MonkeyPatch.context() as patch:
+        words = list(scoring.words())
+        here = words.index("--repository")
+        words[here : here + 2] = ["--server", server.address]
+        patch.setattr(sys, "argv", ["seqserve", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 3, capfd.readouterr().err
+    assert scoring.output.read_bytes() == expected
+
+
+def test_that_a_cluster_is_closed_to_strangers_is_no_news_and_that_it_is_open_is(
+    cluster: Cluster,
+) -> None:
+    from ray._private.authentication import authentication_token_setup as tokens
+
+    heard = BufferingHandler(capacity=10)
+    tokens.logger.addHandler(heard)
+    tokens.logger.setLevel(logging.WARNING)  # as before the cluster was joined
+    try:
+        tokens._warn_token_auth_enabled()
+        assert not heard.buffer
+        tokens._warn_token_auth_disabled()
+        assert "Anyone with network access" in heard.buffer[0].getMessage()
+    finally:
+        tokens.logger.setLevel(logging.NOTSET)
+        tokens.logger.removeHandler(heard)
+
+
 def test_a_shard_that_is_lost_each_time_ends_the_job(
     scoring: Scoring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,7 +355,7 @@ def test_what_is_wrong_on_a_node_is_told_in_a_line(
     models = scoring.models if others else other_models
     with Job(options(scoring.input, scoring.output), scoring.model) as job:
         (run, *_) = runs([*plan(job).values()], workers=1)
-    worker = Worker(partial(EmbeddedEngine, models, "speakers", lanes=1), writer, "no flag")
+    worker = Worker(partial(EmbeddedEngine, models, "speakers", lanes=1), writer, "no flag", {})
     *_, last = [done for block in worker(to_block(run)) for done in from_block(block)]
     assert last.error is not None
     assert re.search(error, last.error)
@@ -328,9 +363,10 @@ def test_what_is_wrong_on_a_node_is_told_in_a_line(
 
 def test_shards_are_cut_into_runs_of_consecutive_ones() -> None:
     planned = [Planned(index, Position(), Position()) for index in (*range(40), *range(50, 60))]
-    cut = runs(planned, workers=1)
+    cut = runs(planned, workers=2)
     assert [shard for run in cut for shard in run] == planned
-    assert max(map(len, cut)) == len(planned) // RUNS_OF_A_WORKER
+    assert max(map(len, cut)) == len(planned) // (2 * RUNS_OF_A_WORKER)
+    assert [len(run) for run in runs(planned, workers=1)] == [40, 10]
     assert all(run[-1].index - run[0].index == len(run) - 1 for run in cut)
     assert [len(run) for run in runs(planned, workers=1, longest=1)] == [1] * len(planned)
     assert [len(run) for run in runs(planned, workers=1000)] == [1] * len(planned)

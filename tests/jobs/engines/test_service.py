@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -366,6 +366,21 @@ def test_a_service_that_is_away_is_waited_for_and_told_of_once(
     assert back == f"{server.address} answers again"
 
 
+def test_a_service_that_is_away_in_the_beginning_is_waited_for_too(
+    serve: Serve, connect: Connect, log: Log
+) -> None:
+    server = serve()
+    server.stop()
+    with ThreadPoolExecutor(1) as pool:
+        engine = pool.submit(connect, server)
+        log.wait_for("waiting for it")
+        server.start()
+        assert len(result(engine.result(PATIENT_S).submit(batch(5))).logits) == 5
+    waiting, back = log.lines
+    assert "is unavailable" in waiting
+    assert back == f"{server.address} answers"
+
+
 def test_patience_ends_and_says_how_to_go_on(serve: Serve, connect: Connect) -> None:
     server = serve()
     engine = connect(server, patience_s=0)
@@ -502,11 +517,11 @@ def test_a_model_that_no_server_has_is_told_at_once(serve: Serve) -> None:
         ServiceEngine(client, "model")
 
 
-def test_no_server_is_told_at_once(serve: Serve) -> None:
+def test_without_patience_no_server_is_told_at_once(serve: Serve) -> None:
     server = serve()
     server.stop()
     with Client(server.address) as client, pytest.raises(EngineError) as caught:
-        ServiceEngine(client, "model")
+        ServiceEngine(client, "model", patience_s=0)
     assert str(caught.value).startswith(f"{server.address} is unavailable: ")
     assert "\n" not in str(caught.value)
 
