@@ -47,8 +47,9 @@ def problems(thing: dict[str, Any], definitions: Schemas) -> Iterator[str]:
 def pod_templates(part: object) -> Iterator[dict[str, Any]]:
     """The pods that an object of a custom kind asks for."""
     if isinstance(part, dict):
-        if isinstance(part.get("template"), dict):
-            yield {"metadata": {"name": "pod"}, "template": part["template"]}
+        for name in ("template", "submitterPodTemplate"):
+            if isinstance(part.get(name), dict):
+                yield {"metadata": {"name": "pod"}, "template": part[name]}
         for each in part.values():
             yield from pod_templates(each)
     elif isinstance(part, list):
@@ -110,6 +111,11 @@ def main() -> int:
     parser.add_argument("--crds", type=Path, help="a folder of CustomResourceDefinitions")
     options = parser.parse_args()
     definitions = definitions_in(options.crds) if options.crds else {}
+    if options.crds and not definitions:
+        sys.exit(
+            f"{options.crds} has no CustomResourceDefinition in a file *.yaml: "
+            f"kubectl get crds --output yaml >{options.crds / 'crds.yaml'}"
+        )
     seen, wrong = 0, 0
     try:
         for folder, thing in kustomizations.all_objects(options.root):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -13,9 +12,7 @@ import pytest
 import typer
 import yaml
 
-from deploy.lint import kustomizations
 from seqserve_export.commands import train
-from seqserve_jobs.commands import score
 from seqserve_server.commands import serve
 from seqserve_server.serving import CLOSE_S, LINGER_S
 from tests.deploy.manifests import (
@@ -27,12 +24,12 @@ from tests.deploy.manifests import (
     built,
     containers,
     of_kind,
+    pods,
     server,
     settings,
     the,
     variables,
 )
-from tests.deploy.pod_security import violations
 from tests.deploy.prometheus_process import needs_prometheus
 
 PROJECT = ROOT.parents[1]
@@ -296,42 +293,6 @@ def test_images_are_those_that_compose_builds() -> None:
     assert {image.rpartition("-")[2] for image in others} == {"cuda", "ray"}
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_whatever_a_pod_names_is_there_or_is_told_of(folder: str) -> None:
-    """Configuration and claims by these files; secrets by somebody who has read the page."""
-    page = (PROJECT / "docs/kubernetes.md").read_text()
-    claims = {
-        each["metadata"]["name"]
-        for name in ("base", "scoring/once")
-        for each in of_kind(name, "PersistentVolumeClaim")
-    }
-    configured = {each["metadata"]["name"] for each in of_kind(folder, "ConfigMap")}
-    for thing in built(folder):
-        for key, name in _references(thing):
-            if key == "claimName":
-                assert name in claims
-            elif key == "configMap":
-                assert name in configured
-            else:
-                assert f"generic {name}" in page or f"tls {name}" in page, name
-
-
-def _references(part: object) -> Iterator[tuple[str, str]]:
-    if isinstance(part, dict):
-        for key, value in part.items():
-            if key in {"claimName", "secretName"}:
-                yield key, value
-            elif key in {"configMapRef", "configMap"} and "name" in value:
-                yield "configMap", value["name"]
-            elif key == "secretRef":
-                yield "secretName", value["name"]
-            else:
-                yield from _references(value)
-    elif isinstance(part, list):
-        for each in part:
-            yield from _references(each)
-
-
 @pytest.mark.parametrize("folder", SERVERS)
 def test_files_that_settings_name_are_mounted_from_secrets(folder: str) -> None:
     volumes = {each["name"]: each for each in _of_the_server(folder)["volumes"]}
@@ -360,7 +321,7 @@ def test_clients_are_told_how_to_be_let_in() -> None:
 
 
 def test_a_job_may_reach_the_service_and_nobody_the_job() -> None:
-    policy = the("scoring/nightly", "NetworkPolicy")["spec"]
+    policy = the("scoring/data", "NetworkPolicy")["spec"]
     pod = the("scoring/nightly", "CronJob")["spec"]["jobTemplate"]["spec"]["template"]
     assert policy["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
     assert (policy["policyTypes"], policy["ingress"]) == (["Ingress", "Egress"], [])
@@ -373,25 +334,52 @@ def test_a_job_may_reach_the_service_and_nobody_the_job() -> None:
     assert to.items() <= labels.items()
 
 
-def test_the_nightly_job_of_a_service_with_tls_and_tokens_has_what_it_needs(tmp_path: Path) -> None:
-    """Beside the production overlay's own resources, in somebody's overlay."""
-    parts = {"resources": ["base", "scoring/nightly"], "components": ["tls", "access"]}
-    places = {
-        "resources": [os.path.relpath(ROOT / name, tmp_path) for name in parts["resources"]],
-        "components": [
-            os.path.relpath(ROOT / "components" / name, tmp_path) for name in parts["components"]
-        ],
-    }
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(places))
-    [job] = [each for each in kustomizations.build(tmp_path) if each["kind"] == "CronJob"]
-    pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-    [container] = pod["containers"]
-    told = {each["name"]: each["value"] for each in container["env"] if "value" in each}
-    known = {parameter.envvar for parameter in _command(score).params}
-    assert told.keys() == {"SEQSERVE_CA_FILE", "SEQSERVE_TOKEN_FILE"} <= known
-    volumes = {each["name"]: each.get("secret") for each in pod["volumes"]}
-    mounts = {each["mountPath"]: volumes[each["name"]] for each in container["volumeMounts"]}
-    for file in map(Path, told.values()):
-        # And no more: neither the server's key nor who else may do what.
-        assert [item["path"] for item in mounts[str(file.parent)]["items"]] == [file.name]
-    assert list(violations(pod)) == []
+def test_rays_dashboard_is_reached_by_its_own_pods_and_the_operator_alone() -> None:
+    job = the("kuberay", "RayJob")["spec"]
+    cluster = job["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    templates = [
+        job["submitterPodTemplate"],
+        cluster["headGroupSpec"]["template"],
+        *(group["template"] for group in cluster["workerGroupSpecs"]),
+    ]
+    assert len(templates) == len([*pods(the("kuberay", "RayJob"))])
+    policy = the("kuberay", "NetworkPolicy")["spec"]
+    selector = policy["podSelector"]["matchLabels"]
+    for template in templates:
+        assert selector.items() <= template["metadata"]["labels"].items()
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    [rule] = policy["ingress"]
+    own, operator = rule["from"]
+    assert own == {"podSelector": {"matchLabels": selector}}
+    [(name, value)] = operator["podSelector"]["matchLabels"].items()
+    assert f"`{name}: {value}`" in (PROJECT / "docs/kubernetes.md").read_text()
+    others = [each for folder in FOLDERS if folder != "kuberay" for each in built(folder)]
+    assert not [pod for each in others for pod in _labels(each) if selector.items() <= pod.items()]
+
+
+def _labels(part: object) -> Iterator[dict[str, str]]:
+    """Of pods."""
+    if isinstance(part, dict):
+        if "template" in part and "labels" in part["template"].get("metadata", {}):
+            yield part["template"]["metadata"]["labels"]
+        for each in part.values():
+            yield from _labels(each)
+
+
+def test_a_ray_jobs_submitter_is_no_other_job() -> None:
+    """KubeRay names it as the RayJob."""
+    names = [each["metadata"]["name"] for folder in FOLDERS for each in of_kind(folder, "Job")]
+    assert the("kuberay", "RayJob")["metadata"]["name"] not in names
+
+
+def test_kserves_replicas_share_the_key_of_live_sequences() -> None:
+    runtime = the("kserve", "ServingRuntime")["spec"]
+    [container] = runtime["containers"]
+    told = {each["name"]: each["value"] for each in container["env"]}
+    file = Path(told["SEQSERVE_TOKEN_KEY_FILE"])
+    assert str(file) == settings("base")["SEQSERVE_TOKEN_KEY_FILE"]
+    [name] = [m["name"] for m in container["volumeMounts"] if m["mountPath"] == str(file.parent)]
+    [volume] = [each for each in runtime["volumes"] if each["name"] == name]
+    page = (PROJECT / "docs/kubernetes.md").read_text()
+    assert f"generic {volume['secret']['secretName']} --from-literal={file.name}=" in page

@@ -40,7 +40,7 @@ def models(repository: ModelRepository) -> Path:
 
 
 def run(
-    script: Path, url: str, folder: Path, options: str = "{}"
+    script: Path, url: str, folder: Path, options: str = "{}", python_path: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """The container's own command, with its variables filled in."""
     python, path, *words = _init_container()["command"]
@@ -48,7 +48,9 @@ def run(
     places = {"$(MODELS_URL)": url, "/models": str(folder)}
     return subprocess.run(
         [sys.executable, script, *(places[word] for word in words)],
-        env=os.environ | {"STORAGE_OPTIONS": options},
+        env=os.environ
+        | {"STORAGE_OPTIONS": options}
+        | ({"PYTHONPATH": str(python_path)} if python_path else {}),
         capture_output=True,
         text=True,
         check=False,
@@ -97,6 +99,33 @@ def test_a_store_that_gives_nothing_is_told_in_a_line(
     assert done.returncode == 1
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "said", ["no keys were found", "tried three times:\n\n  nobody answers", ""]
+)
+def test_errors_of_a_stores_own_kind_are_told_in_a_line(
+    script: Path, tmp_path: Path, said: str
+) -> None:
+    """A filesystem as packages of stores register theirs, whose errors are no OSError."""
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "astore.py").write_text(
+        "from fsspec import AbstractFileSystem\n\n"
+        "class NotReachedError(Exception): pass\n\n"
+        "class Store(AbstractFileSystem):\n"
+        "    protocol = 'astore'\n"
+        "    def find(self, *args, **kwargs):\n"
+        f"        raise NotReachedError({said!r})\n"
+    )
+    info = package / "astore-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: astore\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[fsspec.specs]\nastore = astore:Store\n")
+    done = run(script, "astore://models/speakers", tmp_path / "models", python_path=package)
+    assert done.returncode == 1
+    why = " ".join(said.split()) or "NotReachedError"
+    assert done.stderr == f"astore://models/speakers cannot be copied: {why}\n"
 
 
 def test_it_copies_to_where_the_server_reads() -> None:

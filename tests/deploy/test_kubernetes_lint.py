@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,10 +22,12 @@ TYPES = PROJECT / ".venv-crds" / "bin" / "python"
 """Has the types of custom resources; `make test` makes it."""
 
 
-def lint(module: str, root: Path, *, python: Path | str = sys.executable) -> tuple[int, str]:
+def lint(
+    module: str, root: Path, *words: str | Path, python: Path | str = sys.executable
+) -> tuple[int, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
-        [python, "-m", f"deploy.lint.{module}", "--root", root],
+        [python, "-m", f"deploy.lint.{module}", "--root", root, *words],
         cwd=PROJECT,
         env=os.environ | {"PATH": path},
         capture_output=True,
@@ -94,6 +97,13 @@ def test_the_lint_finds_nothing_wrong_with_what_is_applied() -> None:
             id="a pod within a custom resource",
         ),
         pytest.param(
+            "kuberay/rayjob-score.yaml",
+            "        - name: submitter\n",
+            "        - nome: submitter\n",
+            "RayJob seqserve-score-ray",
+            id="a pod that submits one",
+        ),
+        pytest.param(
             "components/autoscaling/autoscaler.yaml",
             "kind: HorizontalPodAutoscaler",
             "kind: HorizontalPodAutoscalar",
@@ -121,6 +131,42 @@ def test_the_lint_refuses(copied: Path, file: str, old: str, new: str, said: str
 
 def test_the_lint_of_nothing_is_no_success(tmp_path: Path) -> None:
     assert lint("manifests", tmp_path)[0] == 1
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_without_definitions_is_refused(tmp_path: Path, there: bool) -> None:
+    folder = tmp_path / "crds"
+    if there:
+        folder.mkdir()
+        (folder / "other.yaml").write_text("kind: ConfigMap\n")
+    code, printed = lint("manifests", ROOT / "base", "--crds", folder)
+    assert code == 1
+    assert printed.startswith(f"{folder} has no CustomResourceDefinition")
+    assert len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("told", "passes"), [("true", False), ("", True)])
+def test_rules_that_are_not_checked_are_no_success_of_a_build_server(
+    tmp_path: Path, told: str, passes: bool
+) -> None:
+    """The target's own lines for the rules, where there is no promtool."""
+    printed = subprocess.run(
+        ["make", "--dry-run", "lint-deploy"],
+        cwd=PROJECT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.replace("\\\n", "\n")
+    [lines] = re.findall(r"^if command -v promtool.*?^ *else .*? fi$", printed, re.S | re.M)
+    done = subprocess.run(
+        ["/bin/sh", "-ec", lines],
+        env={"PATH": str(tmp_path), "CI": told},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode == 0) is passes
+    assert done.stdout == "promtool is not installed: the rules are not checked\n"
 
 
 def test_custom_resources_are_as_their_projects_types_have_them() -> None:
@@ -170,6 +216,10 @@ def crds(tmp_path: Path) -> Path:
                     "backoffLimit": {"x-kubernetes-int-or-string": True, "type": "string"},
                     "shutdownAfterJobFinishes": {"type": "boolean", "nullable": True},
                     "ttlSecondsAfterFinished": {"type": "integer"},
+                    "submitterPodTemplate": {
+                        "type": "object",
+                        "x-kubernetes-preserve-unknown-fields": True,
+                    },
                     "rayClusterSpec": {
                         "type": "object",
                         "properties": {"rayVersion": {"type": "string"}},

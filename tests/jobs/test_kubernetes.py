@@ -27,9 +27,15 @@ RAY_JOB = {
     "backoffLimit": int,
     "shutdownAfterJobFinishes": bool,
     "ttlSecondsAfterFinished": int,
+    "submitterPodTemplate": dict,
     "rayClusterSpec": dict,
 }
-RAY_CLUSTER = {"rayVersion": str, "headGroupSpec": dict, "workerGroupSpecs": list}
+RAY_CLUSTER = {
+    "rayVersion": str,
+    "authOptions": dict,
+    "headGroupSpec": dict,
+    "workerGroupSpecs": list,
+}
 HEAD_GROUP = {"rayStartParams": dict, "template": dict}
 WORKER_GROUP = {
     "groupName": str,

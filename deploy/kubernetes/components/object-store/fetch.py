@@ -35,8 +35,9 @@ if __name__ == "__main__":
     url, folder = sys.argv[1:]
     try:
         count = fetch(url, folder)
-    except (OSError, ImportError, ValueError) as error:
-        sys.exit(f"{url} cannot be copied: {error}")
+    except Exception as error:  # each store's client has errors of its own kind
+        said = " ".join(str(error).split()) or type(error).__name__
+        sys.exit(f"{url} cannot be copied: {said}")
     if not count:
         sys.exit(f"{url} is empty or not there: nothing to serve")
     sys.stderr.write(f"{url}: {count} files\n")
