@@ -73,14 +73,15 @@ class Project:
 
     def __call__(self, *words: str | Path, text: str | None = None) -> str:
         """The output of a command that succeeds."""
-        return self.docker(*self._words, *words, text=text)
+        return self.docker(*self.words, *words, text=text)
 
     def run(self, *words: str | Path, text: str | None = None) -> subprocess.CompletedProcess[str]:
         """What became of a command."""
-        return self.docker.run(*self._words, *words, text=text)
+        return self.docker.run(*self.words, *words, text=text)
 
     @property
-    def _words(self) -> tuple[str | Path, ...]:
+    def words(self) -> tuple[str | Path, ...]:
+        """What `docker` is told before a command of Compose."""
         files = [word for file in self.files for word in ("--file", file)]
         return ("compose", "--env-file", self.env_file, "--project-name", self.name, *files)
 

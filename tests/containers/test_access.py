@@ -1,65 +1,67 @@
-"""docker-compose.tls.yml, .access.yml and .live.yml: secrets as files, and who is let in."""
+"""docker-compose.tls.yml, .access.yml and .live.yml: secrets as files, and who is let in.
+
+The files are made as docs/containers.md says, line by line.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
-import sys
 from pathlib import Path
-from secrets import token_hex
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import trustme
 from numpy.typing import NDArray
 
 from seqserve_client import Client
 from seqserve_client.errors import Unauthenticated, Unavailable
 from seqserve_data import Dataset
-from tests.containers.compose import Project
+from tests.containers.compose import ROOT, Project
 
 if TYPE_CHECKING:
     from tests.containers.conftest import Model
 
-UID = 10001
+FILES = "secrets"
 
 
 @pytest.fixture(scope="module")
-def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The files that the three say, by the names of their variables."""
-    folder = tmp_path_factory.mktemp("secrets")
-    files = {
-        "SEQSERVE_TLS_CERTIFICATE": folder / "tls.crt",
-        "SEQSERVE_TLS_KEY": folder / "tls.key",
-        "SEQSERVE_CA_FILE": folder / "ca.crt",
-        "SEQSERVE_ACCESS_FILE": folder / "access.toml",
-        "SEQSERVE_TOKEN_FILE": folder / "token",
-        "SEQSERVE_TOKEN_KEY_FILE": folder / "token.key",
-    }
-    authority = trustme.CA()
-    certificate = authority.issue_cert("server", "localhost", "127.0.0.1")
-    certificate.private_key_pem.write_to_path(files["SEQSERVE_TLS_KEY"])
-    for blob in certificate.cert_chain_pems:
-        blob.write_to_path(files["SEQSERVE_TLS_CERTIFICATE"], append=True)
-    authority.cert_pem.write_to_path(files["SEQSERVE_CA_FILE"])
-    seqserve = Path(sys.executable).parent / "seqserve"
-    made = subprocess.run(
-        [seqserve, "token", "new", "nightly", "--rights", "classify,describe"],
-        check=True,
+def recipe(trained: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The lines of the docs, run in a folder with the Compose files alone; and what they print."""
+    folder = tmp_path_factory.mktemp("recipe")
+    for file in ROOT.glob("docker-compose*.yml"):
+        shutil.copy(file, folder)
+    docs = (ROOT / "docs/containers.md").read_text()
+    [lines] = [
+        block for block in docs.split("```") if block.startswith(f"sh\nmkdir -m 700 {FILES}")
+    ]
+    told = {**trained.docker.environment, "COMPOSE_PROJECT_NAME": trained.name}
+    done = subprocess.run(
+        ["bash", "-euc", lines.removeprefix("sh\n")],
+        cwd=folder,
+        env={**os.environ, **told},
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        check=False,
     )
-    files["SEQSERVE_ACCESS_FILE"].write_text(made.stdout)
-    files["SEQSERVE_TOKEN_FILE"].write_text(made.stderr.split()[-1])
-    files["SEQSERVE_TOKEN_KEY_FILE"].write_text(token_hex(32))
-    for file in files.values():
-        if os.getuid() == 0:
-            os.chown(file, UID, UID)
-            file.chmod(0o400)
-        else:  # cannot give them away
-            file.chmod(0o444)
-    return files
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="module")
+def secrets(recipe: tuple[Path, str]) -> dict[str, Path]:
+    """The files that the three say, by the names of their variables."""
+    folder, _ = recipe
+    return {
+        "SEQSERVE_TLS_CERTIFICATE": folder / FILES / "tls.crt",
+        "SEQSERVE_TLS_KEY": folder / FILES / "tls.key",
+        "SEQSERVE_CA_FILE": folder / FILES / "ca.crt",
+        "SEQSERVE_ACCESS_FILE": folder / FILES / "access.toml",
+        "SEQSERVE_TOKEN_FILE": folder / FILES / "token",
+        "SEQSERVE_TOKEN_KEY_FILE": folder / FILES / "token.key",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,19 @@ def guarded(trained: Project, secrets: dict[str, Path]) -> Project:
     guarded = trained.told(*files, **told)
     guarded.up("server", alone=True)
     return guarded
+
+
+def test_the_docs_lines_set_up_tokens_over_tls(recipe: tuple[Path, str]) -> None:
+    folder, printed = recipe
+    assert "accuracy: 0.9" in printed
+    assert (folder / FILES).stat().st_mode & 0o777 == 0o700
+    assert {each.stat().st_uid for each in (folder / FILES).iterdir()} == {os.getuid()}
+
+
+def test_a_job_under_another_user_reads_its_secrets(guarded: Project, model: Model) -> None:
+    told = guarded.told(SEQSERVE_SCORE_USER="4321:4321")
+    classify = ("classify", "japanese-vowels/test", "--model", model.name)
+    assert "accuracy: 0.9" in told("run", "--rm", "--no-deps", "-T", "score", *classify)
 
 
 def test_only_a_token_over_tls_lets_a_caller_in(

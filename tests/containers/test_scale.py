@@ -36,6 +36,7 @@ def envoy_image(engine: Docker, images: Images) -> str:
 def scaled(trained: Project, envoy_image: str) -> Iterator[Project]:
     """The project that has the model, with a fleet in place of its server."""
     project = trained.told(
+        SEQSERVE_REPLICAS="2",
         SEQSERVE_PORT=ANY_PORT,
         SEQSERVE_METRICS_PORT=ANY_PORT,
         ENVOY_PORT=ANY_PORT,
@@ -48,7 +49,7 @@ def scaled(trained: Project, envoy_image: str) -> Iterator[Project]:
 @pytest.fixture
 def replicas(scaled: Project) -> list[str]:
     """Their containers, both healthy."""
-    scaled("up", "--detach", "--no-deps", "--wait", "--scale", "server=2", "server")
+    scaled("up", "--detach", "--no-deps", "--wait", "server")
     return scaled("ps", "--quiet", "server").split()
 
 
@@ -73,7 +74,7 @@ def test_no_call_fails_where_one_of_two_replicas_is_killed(
     model: Model,
 ) -> None:
     if balancing == "envoy":
-        scaled("up", "--detach", "--no-deps", "envoy")
+        scaled("up", "--detach", "--no-deps", "--wait", "envoy")
     address = {"client": "server:8001", "envoy": "envoy:8080"}[balancing]
     source = Path(__file__).with_name("callers.py").read_text()
     calling = scaled.docker.start(
@@ -94,3 +95,9 @@ def test_no_call_fails_where_one_of_two_replicas_is_killed(
     assert told["logits"] == expected
     assert np.all([scaled.docker.inspect(each)["State"]["Running"] for each in replicas[1:]])
     assert not scaled.docker.inspect(replicas[0])["State"]["Running"]
+
+
+def test_another_up_keeps_the_replicas(scaled: Project, replicas: list[str]) -> None:
+    scaled("up", "--detach", "--no-deps", "--wait", "server")
+    assert sorted(scaled("ps", "--quiet", "server").split()) == sorted(replicas)
+    assert len(replicas) == 2

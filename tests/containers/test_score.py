@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from seqserve_data import Dataset
-from tests.containers.compose import Project
+from tests.containers.compose import ROOT, Project
 
 if TYPE_CHECKING:
     from tests.containers.conftest import Model
@@ -50,6 +51,29 @@ def test_a_refused_sequence_is_told_by_the_exit_code(
     assert "370 sequences = 369 scored + 1 refused" in done.stdout + done.stderr
 
 
+def test_files_go_into_the_volume_and_out_of_it_as_the_docs_say(
+    project: Project, model: Model, sequences: Dataset, tmp_path: Path
+) -> None:
+    _write(sequences, tmp_path / "speakers" / "input" / "test.jsonl")
+    docs = (ROOT / "docs/containers.md").read_text()
+    [lines] = [block for block in docs.split("```") if block.startswith("sh\ntar -C speakers")]
+    fill, empty = lines.removeprefix("sh\n").strip().splitlines()
+
+    def run(line: str) -> None:
+        command = line.replace("docker compose", shlex.join(["docker", *map(str, project.words)]))
+        command = command.replace("-C speakers", f"-C {tmp_path / 'speakers'}")
+        command = command.replace(">scores.parquet", f">{tmp_path / 'scores.parquet'}")
+        told = {**os.environ, **project.docker.environment}
+        subprocess.run(["bash", "-euc", command], cwd=ROOT, env=told, check=True)
+
+    run(fill)
+    project("run", "--rm", "--no-deps", "-T", "score")
+    run(empty)
+    here = _scored_here(model, tmp_path / "speakers" / "input", tmp_path / "here.parquet")
+    assert (tmp_path / "scores.parquet").read_bytes() == here
+    project("run", "--rm", "--no-deps", "-T", "--entrypoint", "sh", "score", "-c", "rm -r /data/*")
+
+
 def test_an_input_that_is_not_there_ends_the_job_with_a_line(project: Project) -> None:
     done = project.run("run", "--rm", "--no-deps", "-T", "score")
 
@@ -60,7 +84,7 @@ def test_an_input_that_is_not_there_ends_the_job_with_a_line(project: Project) -
 
 def _write(sequences: Dataset, path: Path, missing: int | None = None) -> None:
     """A sequence a line; of one of them the first number is missing."""
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     batch = sequences.sequences
     with path.open("w") as file:
         for index, steps in enumerate(np.split(batch.values, np.cumsum(batch.lengths)[:-1])):

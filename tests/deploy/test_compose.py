@@ -23,6 +23,7 @@ def _services(file: Path) -> dict[str, Any]:
 FILES = sorted(ROOT.glob("docker-compose*.yml"))
 SERVICES: dict[str, Any] = _services(ROOT / "docker-compose.yml")
 VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
+COMMENTED = re.compile(r"^#(\w+)=(.*)$", re.MULTILINE)
 BY_THE_IMAGE = {"SEQSERVE_REPOSITORY", "SEQSERVE_ADDRESS", "SEQSERVE_METRICS_ADDRESS"}
 FILES_THAT_NOBODY_MOUNTS = {
     "SEQSERVE_CONFIG",
@@ -41,11 +42,15 @@ def test_env_example_has_every_variable_with_the_default_that_counts() -> None:
     for file in FILES:
         for name, default in VARIABLE.findall(file.read_text()):
             told.setdefault(name, set()).add(default)
-    lines = (ROOT / ".env.example").read_text().splitlines()
-    example = [line.split("=", 1) for line in lines if line and not line.startswith("#")]
+    example = COMMENTED.findall((ROOT / ".env.example").read_text())
 
     assert {name: {default} for name, default in example} == told
     assert len({name for name, _ in example}) == len(example)
+
+
+def test_a_copy_of_env_example_holds_nothing_back_at_an_old_default() -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == []
 
 
 def test_no_variable_is_without_a_default() -> None:
