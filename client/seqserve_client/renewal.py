@@ -14,6 +14,7 @@ import math
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -38,7 +39,7 @@ def renewed_async(open_channel: Callable[[], grpc.aio.Channel]) -> grpc.aio.Chan
 
 
 def _next_renewal() -> float:
-    return time.monotonic() + AGE_S * random.uniform(0.8, 1.2)  # noqa: S311  # nosec B311: it spreads load
+    return time.monotonic() + AGE_S * random.uniform(0.8, 1.2)  # noqa: S311  # nosec B311
 
 
 class _Counted:
@@ -116,10 +117,15 @@ class _Renewed:
                 return
             self._coming = coming = self._open()
 
+        # gRPC's thread holds `told` until somebody answers: a client that is forgotten meanwhile is
+        # to be collected, and its channel with it, which ends the thread.
+        this, channel = weakref.ref(self), weakref.ref(coming)
+
         def told(state: grpc.ChannelConnectivity) -> None:
-            if state is grpc.ChannelConnectivity.READY:
-                coming.unsubscribe(told)
-                self._replace(coming)
+            renewed, ready = this(), channel()
+            if state is grpc.ChannelConnectivity.READY and renewed is not None and ready:
+                ready.unsubscribe(told)
+                renewed._replace(ready)
 
         coming.subscribe(told, try_to_connect=True)
 
@@ -177,10 +183,11 @@ class _AsyncRenewed:
         self._ending: set[_AsyncCounted] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._renew_at = _next_renewal()
+        self._closed = False
 
     def unary_unary(self, path: str, **options: Any) -> Callable[..., Any]:  # noqa: ANN401
         def call(request: object, **named: Any) -> Any:  # noqa: ANN401
-            if time.monotonic() >= self._renew_at:
+            if time.monotonic() >= self._renew_at and not self._closed:
                 self._renew_at = math.inf  # until that is done
                 task = asyncio.get_running_loop().create_task(self._renew())
                 self._tasks.add(task)
@@ -190,6 +197,7 @@ class _AsyncRenewed:
         return call
 
     async def close(self, grace: float | None = None) -> None:
+        self._closed = True
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()

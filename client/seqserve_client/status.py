@@ -26,6 +26,8 @@ Detail = TypeVar("Detail", bound=Message)
 _NEVER_CONNECTED = ("connections to all backends failing", "failed to connect to all addresses")
 _CLOSED = ("Socket closed", "Connection reset by peer (104)")
 
+_SCHEME = re.compile(r"^(?:dns|ipv4|ipv6|xds):(?://[^/]*/)?")
+_HOST = re.compile(r"(?:\[(.+)\]|([^:]+))(?::\w+)?")
 _INDEX = re.compile(r"\[(\d+)\]")
 
 
@@ -148,13 +150,18 @@ def _exhausted(failure: Failure) -> SeqserveError:
 def _unavailable(failure: Failure) -> SeqserveError:
     if failure.message.endswith("backend unhealthy"):  # gRPC's word for what health says
         return not_serving(failure.target)
-    return errors.Unavailable(
-        f"{failure.target} is unavailable: {failure.message}{_hint(failure.message)}"
-    )
+    hint = _hint(failure.message, failure.target)
+    message = failure.message.removesuffix(".") if hint else failure.message
+    return errors.Unavailable(f"{failure.target} is unavailable: {message}{hint}")
 
 
-def _hint(message: str) -> str:
+def _hint(message: str, target: str) -> str:
     """What to look at where the two ends do not agree about TLS."""
+    if "Hostname Verification Check failed" in message:
+        return (
+            f"; its certificate does not name {_host(target)}: issue one that does, or ask by a "
+            "name that is in it"
+        )
     if "WRONG_VERSION_NUMBER" in message:
         return "; it does not speak TLS: leave out --tls and --ca-file?"
     if "CERTIFICATE_VERIFY_FAILED" in message:
@@ -166,6 +173,15 @@ def _hint(message: str) -> str:
             "or for a certificate of the client's, --certificate-file?"
         )
     return ""
+
+
+def _host(target: str) -> str:
+    """Whom gRPC asks a server's certificate for: of several servers, the first."""
+    if target.startswith("unix"):
+        return "localhost"
+    first = _SCHEME.sub("", target).split(",")[0].strip()
+    found = _HOST.fullmatch(first)
+    return found[1] or found[2] if found else first  # a bare IPv6 address has no port
 
 
 def not_serving(target: str) -> SeqserveError:

@@ -24,7 +24,7 @@ import grpc
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_status import rpc_status
 from numpy.typing import ArrayLike, NDArray
@@ -42,6 +42,7 @@ from seqserve.v1 import (
 from seqserve.v1.manifest_pb2 import ModelManifest
 from seqserve.v1.sequences_pb2 import Answers
 from seqserve.v1.sequences_pb2 import RaggedBatch as RaggedMessage
+from seqserve_client.fake_health import FakeHealth
 from seqserve_client.service_class import ServiceClass
 
 # What grpcio gives for calls without a deadline is longer.
@@ -122,7 +123,7 @@ class FakeServer:
         self._versions = [version]
         self._planned: list[_Planned] = []
         self._lock = threading.Lock()
-        self._health = health.HealthServicer()
+        self._health = FakeHealth()
         self._server: grpc.Server | None = None
         self._port = 0
 

@@ -17,9 +17,10 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from seqserve_client.testing import FakeServer
+from tests.name_server import NameServer
 
 if TYPE_CHECKING:
-    from tests.client.conftest import Run
+    from tests.client.conftest import Done, Run
 
 Code = grpc.StatusCode
 NOT_SERVING = HealthCheckResponse.NOT_SERVING
@@ -138,6 +139,36 @@ def test_it_goes_by_tls_with_a_certificate_of_its_own(run: Run, tmp_path: Path) 
         assert run("health", *trusting, *showing, server=address).exit_code == 0
         assert run("health", *trusting, server=address).exit_code == 1
         assert run("health", server=address).exit_code == 1
+
+
+def test_a_certificate_that_does_not_name_the_server_is_told_with_the_name_it_lacks(
+    run: Run, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+
+    def answered(address: str, *names: str) -> Done:
+        issued = authority.issue_cert(*names)
+        pair = (issued.private_key_pem.bytes(), issued.cert_chain_pems[0].bytes())
+        with _health(credentials=grpc.ssl_server_credentials([pair])) as port:
+            trusting = ("--ca-file", str(tmp_path / "ca.pem"))
+            return run("health", *trusting, server=f"{address}:{port}")
+
+    # A name of the test's own has one address; `localhost` may have one at which nobody listens.
+    with NameServer("127.0.0.1") as names:
+        named = f"dns://127.0.0.1:{names.port}/{names.name}"
+        for address, asked in (
+            (named, names.name),
+            ("127.0.0.1", "127.0.0.1"),
+            ("ipv4:127.0.0.1", "127.0.0.1"),
+        ):
+            done = answered(address, "server.example")
+            assert (done.exit_code, done.stdout) == (1, "")
+            assert done.stderr.endswith(
+                f"Hostname Verification Check failed; its certificate does not name {asked}: issue "
+                "one that does, or ask by a name that is in it\n"
+            )
+            assert answered(address, "server.example", asked).exit_code == 0
 
 
 def test_an_address_that_cannot_be_is_a_wrong_usage(run: Run) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from seqserve_client import Cancelled, Client, renewal
+from seqserve_client import AsyncClient, Cancelled, Client, renewal
 from seqserve_client.testing import FakeServer
 from tests.name_server import NameServer
 
@@ -202,6 +207,46 @@ def test_closing_cancels_calls_of_channels_that_were_replaced(clock: Clock) -> N
         assert len(errors) == 1
 
 
+@dataclass
+class Years(Clock):
+    """Channels that are old at every look."""
+
+    def monotonic(self) -> float:
+        self.make_channels_old()
+        return self.now
+
+
+def test_every_call_is_answered_while_channels_are_renewed_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[None] = []
+    with Replica("127.0.0.2") as one, named(one) as (_, address):
+        monkeypatch.setattr(renewal, "time", Years())
+        watch_renewals(monkeypatch, opened)
+
+        def ask(_: int) -> None:
+            while len(opened) < 300:
+                labels = client.classify([[1.0]] * 3, model="model", timeout_s=PATIENT_S).labels
+                assert labels == ("1",) * 3
+
+        with (
+            Client(address, max_request_sequences=1) as client,
+            futures.ThreadPoolExecutor(4) as callers,
+        ):
+            assert list(callers.map(ask, range(4))) == [None] * 4
+
+
+def watch_renewals(monkeypatch: pytest.MonkeyPatch, renewals: list[None]) -> None:
+    """Adds to a list whenever a channel takes the place of another."""
+    replace = renewal._Renewed._replace
+
+    def noted(renewed: renewal._Renewed, coming: grpc.Channel) -> None:
+        replace(renewed, coming)
+        renewals.append(None)
+
+    monkeypatch.setattr(renewal._Renewed, "_replace", noted)
+
+
 def test_channels_that_were_replaced_are_closed(
     connect: Callable[..., Client], clock: Clock
 ) -> None:
@@ -214,6 +259,49 @@ def test_channels_that_were_replaced_are_closed(
             assert client.classify([[1.0]] * 9, model="model").labels == ("1",) * 9
         # Each connection has both of its ends in this process; one may be on its way in or out.
         call(client, until=lambda: descriptors() < opened + 5)
+
+
+def test_a_client_that_is_forgotten_while_it_looks_for_a_name_is_collected(clock: Clock) -> None:
+    with Replica("127.0.0.2") as one, named(one) as (names, address):
+        client = Client(address)
+        client.classify([[0.0]], model="model")
+        names.point_to()
+        clock.make_channels_old()
+        client.classify([[0.0]], model="model")
+        renewed: Any = client._channel
+        assert renewed._coming is not None
+        channels = [weakref.ref(renewed), weakref.ref(renewed._coming)]
+        del client, renewed
+        while any(channel() is not None for channel in channels):
+            gc.collect()
+
+
+def test_a_closed_client_of_an_event_loop_stays_closed_however_old_it_grows(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[grpc.aio.Channel] = []
+    open_one = grpc.aio.insecure_channel
+
+    def noted(*arguments: Any) -> grpc.aio.Channel:  # noqa: ANN401
+        opened.append(open_one(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr(grpc.aio, "insecure_channel", noted)
+
+    async def ask_when_closed() -> None:
+        client = AsyncClient(address)
+        await client.classify([[0.0]], model="model")
+        await client.close()
+        before = len(opened)
+        clock.make_channels_old()
+        for _ in range(20):
+            with pytest.raises(Cancelled):
+                await client.classify([[0.0]], model="model")
+            await asyncio.sleep(0)  # whatever the call began, begins
+        assert len(opened) == before > 0
+
+    with Replica("127.0.0.2") as one, named(one) as (_, address):
+        asyncio.run(ask_when_closed())
 
 
 def descriptors() -> int:

@@ -33,8 +33,8 @@ it delays whoever arrives meanwhile."""
 BULK_RUN_LIMIT_S = 1e-3
 """The same of bulk rows: it delays whoever goes before them."""
 _LATE_SHARE = 0.02
-"""Of how late the row due first is, what a run may take where that is more: it delays whoever has
-waited for so long already by no more than this part of it."""
+"""Of how late the interactive row due first is, what a run may take where that is more: it delays
+whoever has waited for so long already by no more than this part of it."""
 
 ENOUGH_GAINED = 0.015
 """Rows are added to a run while its fixed costs are more than this part of it."""
@@ -108,7 +108,8 @@ def run_limit_s(late_s: float, budget_s: float) -> float:
     chunk a turn, and turns are full.
 
     Args:
-        late_s: For how long the row due first has been due; less than 0 where it is not yet.
+        late_s: For how long the interactive row due first has been due; less than 0 where it is
+            not yet, or where there is none.
         budget_s: How long the turn may take.
     """
     return max(RUN_LIMIT_S, min(_LATE_SHARE * late_s, budget_s / 2))

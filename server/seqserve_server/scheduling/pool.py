@@ -211,7 +211,9 @@ class Pool:
         budget_s = self._budget_s(remaining)
         limit_s = BULK_RUN_LIMIT_S
         if service_class is ServiceClass.INTERACTIVE:
-            limit_s = run_limit_s(now - float(due.min()), budget_s)
+            # Late bulk rows must not make it longer for interactive ones that have just come.
+            delayed = due[~self._bulk[ready]] if self._bulk_in_play else due
+            limit_s = run_limit_s(now - float(delayed.min(initial=math.inf)), budget_s)
         runs = group(
             remaining,
             due,

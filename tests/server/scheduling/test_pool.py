@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqserve_server.scheduling.cost import Coefficients, CostModel
+from seqserve_server.scheduling.policy import RUN_LIMIT_S
 from seqserve_server.scheduling.pool import STRETCH, Pool, Turn
 from seqserve_server.scheduling.ticket import Ticket
 from seqserve_server.scheduling.work import ServiceClass
@@ -237,6 +238,32 @@ def test_bulk_whose_patience_ran_out_counts_as_interactive() -> None:
     assert _in_turn(turn, bulk)
     assert turn.service_class is ServiceClass.INTERACTIVE
     assert _in_turn(turn, urgent), "of one length, and room for both"
+
+
+def test_bulk_whose_patience_ran_out_makes_runs_of_fresh_rows_no_longer() -> None:
+    now = PATIENCE_S + 2.0
+
+    def longest_s(*bulk: Ticket) -> float:
+        """Of the runs of a turn."""
+        pool = _pool()
+        fresh = (_ticket(30, arrived=now) for _ in range(150))
+        _admitted(pool, *bulk, *fresh, now=now)
+        turn = _turn(pool, now)
+        assert all(_in_turn(turn, ticket) for ticket in bulk)
+        return max(pool.cost.run_s(each.stop - each.first, each.steps) for each in turn.batches)
+
+    assert longest_s(_ticket(30, service_class=BULK)) == longest_s()
+
+
+def test_bulk_alone_runs_as_short_when_its_patience_ran_out() -> None:
+    def longest_s(now: float) -> float:
+        pool = _pool()
+        _admitted(pool, *(_ticket(30, service_class=BULK) for _ in range(150)), now=now)
+        turn = _turn(pool, now)
+        assert turn.service_class is ServiceClass.INTERACTIVE
+        return max(pool.cost.run_s(each.stop - each.first, each.steps) for each in turn.batches)
+
+    assert longest_s(now=PATIENCE_S + 60.0) == longest_s(now=PATIENCE_S + 1.0) <= RUN_LIMIT_S
 
 
 def test_bulk_runs_within_its_patience_whatever_interactive_work_comes() -> None:
