@@ -37,6 +37,19 @@ def unfinished_folder(repository: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def probe(repository: Path, model: str) -> None:
+    """Makes and removes a folder wherever publishing makes one; where one is missing, above it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    for home in (repository, repository / model):
+        existing = next(each for each in (home, *home.absolute().parents) if each.exists())
+        folder = existing / f"{UNFINISHED}{secrets.token_hex(8)}"
+        folder.mkdir()
+        folder.rmdir()
+
+
 def place(folder: Path, manifest: ModelManifest, repository: Path, version: int | None) -> Path:
     """Writes the manifest into `folder` and renames it to the version's own name.
 

@@ -18,7 +18,7 @@ from seqserve_export.golden import make_golden, rounding
 from seqserve_export.graph import ExportedGraph, build
 from seqserve_export.manifest import compose
 from seqserve_export.network import SequenceClassifier
-from seqserve_export.placement import exists, place, unfinished_folder
+from seqserve_export.placement import exists, place, probe, unfinished_folder
 from seqserve_export.trained import TrainedModel
 
 
@@ -160,3 +160,15 @@ def check_target(repository: Path, model: str, version: int | None) -> None:
         raise PublishError(str(error)) from error
     if version is not None and target.exists():
         raise VersionExists(exists(target))
+
+
+def check_writable(repository: Path, model: str) -> None:
+    """Tells early that nothing could be published there.
+
+    Raises:
+        PublishError: the repository cannot be written to.
+    """
+    try:
+        probe(repository, model)
+    except OSError as error:
+        raise PublishError(f"cannot write to {repository}: {error}") from error

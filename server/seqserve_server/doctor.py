@@ -315,7 +315,9 @@ def models(
         names = artifact.models(repository)
         versions = [(name, each) for name in names for each in artifact.versions(repository, name)]
     except OSError as error:
-        yield Finding("models", Outcome.FAILED, f"{repository}: {error.strerror}")
+        at = error.filename or repository
+        advice = _rights(at) if isinstance(error, PermissionError) else ""
+        yield Finding("models", Outcome.FAILED, f"{at}: {error.strerror}", advice)
         return
     if not versions:
         found = f"{repository} has none"
@@ -339,7 +341,7 @@ def _version(prover: Prover, trust: Trust | None, folder: Path) -> Finding:
             trust.check(artifact.manifest_bytes(folder), folder)
         proof = prover.attempt(folder).proof
     except ContractError as error:
-        return Finding(check, Outcome.FAILED, str(error), "publish it again, or remove it")
+        return Finding(check, Outcome.FAILED, str(error), _advice(folder))
     except Exception as error:  # whatever it is, the next version is looked at as well
         return Finding(check, Outcome.FAILED, f"{type(error).__name__}: {error}")
     company = "the same bit for bit in any company" if proof.bit_equal else "within the tolerance"
@@ -350,3 +352,16 @@ def _version(prover: Prover, trust: Trust | None, folder: Path) -> Finding:
         f"sequences in {proof.cases} cases, {company}, at "
         f"most {proof.max_difference:.1e} from torch",
     )
+
+
+def _advice(folder: Path) -> str:
+    """A version that this user may not read need not be damaged."""
+    shut = [each for each in (folder.parent, folder) if not os.access(each, os.R_OK | os.X_OK)]
+    shut = shut or [
+        each for each in folder.iterdir() if each.is_file() and not os.access(each, os.R_OK)
+    ]
+    return _rights(shut[0]) if shut else "publish it again, or remove it"
+
+
+def _rights(path: str | Path) -> str:
+    return f"let the user who serves (here uid {os.getuid()}) read {path}"

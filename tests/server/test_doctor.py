@@ -79,6 +79,33 @@ def test_a_damaged_version_fails_and_the_others_are_looked_at(models: Path, tmp_
     assert found["lstm version 1"]["outcome"] == "ok"
 
 
+@pytest.mark.parametrize("shut", ["gru/1/manifest.json", "gru/1/model.onnx", "gru/1", "gru"])
+def test_what_may_not_be_read_is_told_with_who_should_read_it(
+    shut: str, models: Path, tmp_path: Path
+) -> None:
+    repository = tmp_path / "models"
+    shutil.copytree(models / "gru", repository / "gru")
+    (repository / shut).chmod(0)
+
+    # Root reads everything, unless that is taken from it.
+    caps = "--bounding-set=-dac_override,-dac_read_search"
+    as_user = () if os.geteuid() else ("setpriv", caps)
+    done = subprocess.run(
+        [*as_user, *SEQSERVE, "doctor", str(repository), *ALL_FREE, "--json"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    (repository / shut).chmod(0o700)
+
+    assert done.returncode == 1, done.stderr
+    (found,) = (each for each in json.loads(done.stdout)["checks"] if each["outcome"] == "failed")
+    assert "ermission denied" in found["found"]
+    who = f"let the user who serves (here uid {os.getuid()})"
+    assert found["advice"] == f"{who} read {repository / shut}"
+
+
 def test_a_golden_set_that_does_not_hold_here_fails(models: Path, tmp_path: Path) -> None:
     repository = tmp_path / "models"
     shutil.copytree(models / "gru", repository / "gru")

@@ -5,11 +5,12 @@ A cell that is no number is a fault of its row, and so are more cells or fewer t
 
 from __future__ import annotations
 
+import codecs
 import csv as text_csv
+import io
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import IO, Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -21,23 +22,68 @@ from seqserve_data.arrow import first_uncastable
 from seqserve_data.errors import UnreadableData
 from seqserve_data.numbers import is_number
 from seqserve_data.stream.files import File
-from seqserve_data.stream.records import Records
+from seqserve_data.stream.records import MAX_BATCH_ROWS, Records
 
 # Arrow reads 32 blocks ahead, whatever is asked for; with threads it names no row in its errors.
 _READ = csv.ReadOptions(block_size=1 << 18, use_threads=False)
 """How much is parsed at a time; a row is shorter."""
 _HEADER_ROWS = 1
+_REPLACED = "\ufffd"
 _LOOKED_AT = 1000
 """Records by which it is told which columns hold numbers."""
 
 
-@dataclass(frozen=True)
-class _Ragged:
+class _Ragged(NamedTuple):
     """A row of more cells or fewer than the header has."""
 
-    index: int
+    row: int
     """Records of the file that lie before it."""
-    cells: list[str]
+    number: int
+    """Of its cells."""
+    text: str
+
+    def cells(self) -> list[str]:
+        try:
+            return next(text_csv.reader([self.text], strict=False), [])
+        except text_csv.Error:  # a cell longer than that module takes
+            content = io.BytesIO(self.text.encode())
+            names = [str(place) for place in range(self.number)]
+            row = csv.read_csv(
+                content,
+                csv.ReadOptions(column_names=names, use_threads=False),
+                csv.ParseOptions(newlines_in_values=True),
+                csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
+            )
+            return [column[0].as_py() for column in row.columns]
+
+
+class _Utf8:
+    """Makes UTF-8 of a file's bytes: a ragged row that is none cannot be told by Arrow."""
+
+    def __init__(self) -> None:
+        self.is_damaged = False
+        """Whether something that is no UTF-8 has become U+FFFD."""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def __call__(self, content: pa.Buffer) -> bytes:
+        piece, is_end = bytes(cast("Any", content)), len(content) == 0
+        try:
+            text = self._decoder.decode(piece, is_end)
+        except UnicodeDecodeError:
+            self.is_damaged, self._decoder.errors = True, "replace"
+            text = self._decoder.decode(piece, is_end)
+        return text.encode()
+
+    def check(self, names: Sequence[str], columns: Sequence[pa.Array[Any]]) -> None:
+        """What is not read of a file may be damaged.
+
+        Raises:
+            UnicodeError: what is read is.
+        """
+        for name, column in zip(names, columns, strict=True) if self.is_damaged else ():
+            found = cast("Any", pc.match_substring(column, _REPLACED))
+            if _REPLACED in name or pc.any(found).as_py():
+                raise UnicodeError(f"invalid UTF8 data in column {name!r}")
 
 
 class _Batch(NamedTuple):
@@ -54,8 +100,8 @@ class CsvReader:
     """A .csv file, compressed or not: commas, a header line, only empty cells are missing.
 
     All columns but features are text, so that no type depends on the rows that come first. Of the
-    file's text some 8 MiB are in memory, which is how far Arrow reads ahead. What lies before a
-    begin is parsed, but not converted.
+    file's text some 8 MiB are in memory, which is how far Arrow reads ahead, and of its ragged rows
+    those of two blocks. What lies before a begin is parsed, but not converted.
     """
 
     def __init__(self, file: File, features: Collection[str], guess: bool) -> None:
@@ -77,8 +123,9 @@ class CsvReader:
             self.schema = pa.schema([])
             return
         with file.reading(), file.open_stream() as opened:
-            options = _parsing(lambda _: "skip")
-            self._header = csv.open_csv(cast("IO[bytes]", opened), _READ, options).schema.names
+            options, utf8 = _parsing(lambda _: "skip"), _Utf8()
+            self._header = csv.open_csv(_text(opened, utf8), _READ, options).schema.names
+            utf8.check(self._header, [pa.array([], pa.string())] * len(self._header))
         first = next((batch for batch in self._batches(self._header) if batch.text.num_rows), None)
         self.rows = None if first else 0
         if first and 2 * len(first.faults) > first.text.num_rows:
@@ -105,14 +152,13 @@ class CsvReader:
 
         def put_aside(row: csv.InvalidRow) -> Literal["skip"]:
             assert row.number is not None  # as one thread reads
-            cells = next(text_csv.reader([row.text], strict=False), [])
-            ragged.append(_Ragged(row.number - _HEADER_ROWS - 1, cells))
+            ragged.append(_Ragged(row.number - _HEADER_ROWS - 1, row.actual_columns, row.text))
             return "skip"
 
-        row = 0
+        row, utf8 = 0, _Utf8()
         with self._file.reading(), self._file.open_stream() as opened:
             for text in csv.open_csv(
-                cast("IO[bytes]", opened),
+                _text(opened, utf8),
                 _READ,
                 _parsing(put_aside),
                 csv.ConvertOptions(
@@ -123,40 +169,51 @@ class CsvReader:
                 ),
             ):
                 within: list[_Ragged] = []
-                while ragged and ragged[0].index < row + text.num_rows + len(within):
+                while ragged and ragged[0].row < row + text.num_rows + len(within):
                     within.append(ragged.popleft())
-                batch = self._whole(row, text, within)
-                yield batch
-                row += batch.text.num_rows
-        if ragged and row and len(ragged[-1].cells) < len(self._header):
-            raise UnreadableData(f"is cut off: {self._reason(ragged[-1])}", self._file.place())
-        if ragged:
+                # Where no row of a block is whole none tells their places: they are the next. The
+                # last is kept back, as it may be the file's.
+                while not text.num_rows and len(ragged) > 1:
+                    within.append(ragged.popleft())
+                for batch in self._whole(row, text, within):
+                    utf8.check(names, batch.text.columns)
+                    yield batch
+                row += text.num_rows + len(within)
+            if ragged and row and ragged[-1].number < len(self._header):
+                raise UnreadableData(f"is cut off: {self._reason(ragged[-1])}", self._file.place())
             none = pa.array([], pa.string())
-            yield self._whole(
-                row, pa.RecordBatch.from_arrays([none] * len(names), [*names]), [*ragged]
-            )
+            rest = pa.RecordBatch.from_arrays([none] * len(names), [*names])
+            for batch in self._whole(row, rest, [*ragged]):
+                utf8.check(names, batch.text.columns)
+                yield batch
 
-    def _whole(self, first: int, text: pa.RecordBatch, ragged: Sequence[_Ragged]) -> _Batch:
+    def _whole(
+        self, first: int, text: pa.RecordBatch, ragged: Sequence[_Ragged]
+    ) -> Iterator[_Batch]:
         """The rows with the ragged ones in their places, each cell by its place in the row."""
-        if not ragged:
-            return _Batch(first, text, {})
-        places = [self._header.index(name) for name in text.schema.names]
-        columns = [
-            pa.array(
-                ["".join(each.cells[place : place + 1]) or None for each in ragged], pa.string()
+        faults = {each.row - first: self._reason(each) for each in ragged}
+        if ragged:
+            rows = [each.cells() for each in ragged]
+            places = [self._header.index(name) for name in text.schema.names]
+            columns = [
+                pa.array(["".join(cells[place : place + 1]) or None for cells in rows], pa.string())
+                for place in places
+            ]
+            odd = pa.RecordBatch.from_arrays(columns, schema=text.schema)
+            both, number = pa.Table.from_batches([text, odd]), text.num_rows
+            before = [each.row - first - within for within, each in enumerate(ragged)]
+            order = np.insert(np.arange(number), before, np.arange(number, number + len(ragged)))
+            (text,) = both.take(pa.array(order, pa.int64())).combine_chunks().to_batches()
+        for begin in range(0, text.num_rows, MAX_BATCH_ROWS):
+            piece = text.slice(begin, MAX_BATCH_ROWS)
+            own = range(begin, begin + piece.num_rows)
+            yield _Batch(
+                first + begin, piece, {i - begin: why for i, why in faults.items() if i in own}
             )
-            for place in places
-        ]
-        odd = pa.RecordBatch.from_arrays(columns, schema=text.schema)
-        both, number = pa.Table.from_batches([text, odd]), text.num_rows
-        before = [each.index - first - within for within, each in enumerate(ragged)]
-        order = np.insert(np.arange(number), before, np.arange(number, number + len(ragged)))
-        (whole,) = both.take(pa.array(order, pa.int64())).combine_chunks().to_batches()
-        return _Batch(first, whole, {each.index - first: self._reason(each) for each in ragged})
 
     def _reason(self, ragged: _Ragged) -> str:
         return (
-            f"row {ragged.index + _HEADER_ROWS + 1} of the file has {len(ragged.cells)} cells; "
+            f"row {ragged.row + _HEADER_ROWS + 1} of the file has {ragged.number} cells; "
             f"its header has {len(self._header)}"
         )
 
@@ -167,6 +224,10 @@ class CsvReader:
             kind = self.schema.field(name).type
             columns.append(_numbers(column, name, faults) if kind == pa.float64() else column)
         return Records(row, pa.RecordBatch.from_arrays(columns, batch.schema.names), faults)
+
+
+def _text(opened: pa.NativeFile, utf8: _Utf8) -> IO[bytes]:
+    return cast("IO[bytes]", pa.TransformInputStream(opened, utf8))
 
 
 def _parsing(ragged: Callable[[csv.InvalidRow], Literal["skip"]]) -> csv.ParseOptions:

@@ -238,11 +238,10 @@ def train(
     ] = False,
 ) -> None:
     """Train a classifier on labelled sequences, prove its conversion to ONNX and publish it."""
-    from seqserve import artifact
     from seqserve.errors import ContractError
 
-    if unless_published and (published := artifact.versions(repository, model)):
-        typer.echo(f"{repository / model / str(published[-1])} is published: nothing to train")
+    if unless_published and (published := _published(repository, model)):
+        typer.echo(f"{published} is published: nothing to train")
         return
 
     from seqserve_data import Columns, DataError, split_names
@@ -287,6 +286,7 @@ def train(
             model=model,
             max_steps=max_steps,
             admit_non_finite=admit_non_finite,
+            unless_published=unless_published,
         )
     except (ExportError, DataError, ContractError) as error:
         typer.echo(f"seqserve train: {error}", err=True)
@@ -313,16 +313,18 @@ def _train_and_publish(
     model: str,
     max_steps: int | None,
     admit_non_finite: bool,
+    unless_published: bool,
 ) -> None:
     from rich.console import Console
 
     from seqserve_data import bundled_test, read
     from seqserve_export.progress import Display
-    from seqserve_export.publish import check_target, publish
+    from seqserve_export.publish import check_target, check_writable, publish
     from seqserve_export.run_folder import FINAL
     from seqserve_export.training import train
 
     check_target(repository, model, None)  # before the work, not after it
+    check_writable(repository, model)
     test = test or bundled_test(source)
     with Display(Console()) as display:
         trained = train(
@@ -336,10 +338,23 @@ def _train_and_publish(
         )
     typer.echo(_accuracies(trained.training))
     typer.echo(f"saved {checkpoints / FINAL}")
+    if unless_published and (other := _published(repository, model)):
+        typer.echo(f"{other} has been published meanwhile: nothing to publish")
+        return
     published = publish(
         trained, repository, model, max_steps=max_steps, admit_non_finite=admit_non_finite
     )
     typer.echo(published.describe())
+
+
+def _published(repository: Path, model: str) -> Path | None:
+    """The newest version's folder; one without a manifest is none."""
+    from seqserve import artifact
+
+    folders = [
+        repository / model / str(version) for version in artifact.versions(repository, model)
+    ]
+    return next((f for f in reversed(folders) if (f / artifact.MANIFEST_FILE).is_file()), None)
 
 
 def _held_out(validation: str, columns: Columns) -> Dataset | float:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from seqserve_data import Columns
+from seqserve_data import Columns, DataError
 from seqserve_data.stream import Input, Wanted
 from tests.data.stream.made import joined, write
 
@@ -18,9 +18,14 @@ NAN, INF = math.nan, math.inf
 GOOD = [[1.0, 2.0], [3.0, 4.0]]
 
 
-def faults(path: Path, wanted: Wanted, **options: Any) -> dict[Any, str]:  # noqa: ANN401
+def faults(
+    path: Path,
+    wanted: Wanted,
+    columns: Columns = Columns(),  # noqa: B008
+    **options: Any,  # noqa: ANN401
+) -> dict[Any, str]:
     """Of each bad sequence by its id what is said, after the good ones were found good."""
-    opened = Input.open(path, Columns(), wanted=wanted, **options)
+    opened = Input.open(path, columns, wanted=wanted, **options)
     found = joined(opened.blocks(max_sequences=3, max_steps=99))
     for _, values, fault, _ in found:
         assert values == GOOD or fault is not None
@@ -272,3 +277,43 @@ def test_a_sequence_of_more_steps_than_a_block_is_a_block(tmp_path: Path) -> Non
     blocks = Input.open(path, Columns(), wanted=Wanted(1)).blocks(max_sequences=9, max_steps=2)
 
     assert [block.ids.to_pylist() for block in blocks] == [[0], [1], [2]]
+
+
+def test_a_ragged_row_with_a_cell_of_any_length_is_a_fault_of_its_sequence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text('id,a,b\nx,1,2\nx,3,4\n"v,w",1,' + "7" * 140_000 + ",3\nz,1,2\nz,3,4\n")
+
+    assert faults(path, Wanted(2)) == {
+        "v,w": "step 0, row 4 of the file has 4 cells; its header has 3"
+    }
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("before", [0, 20_000], ids=["in the first block", "further on"])
+def test_a_ragged_row_that_is_no_utf_8_is_refused_in_one_line(
+    before: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.csv"
+    rows = b"".join(b"%d,1,2,\n%d,3,4,\n" % (index, index) for index in range(before))
+    path.write_bytes(b"id,a,b,c\nx,1,2,\nx,3,4,\n" + rows + b"\xe9,1\nz,1,2,\nz,3,4,\n")
+
+    with pytest.raises(DataError, match=r"x.csv: not readable as .csv: invalid UTF8 .* 'id'$"):
+        faults(path, Wanted(2), Columns(features=("a", "b")))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_column_that_is_not_read_need_not_be_utf_8(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Beyond the first block, by which it is told what columns hold."""
+    path = tmp_path / "x.csv"
+    good = b"".join(b"%d,1,2,\n%d,3,4,\n" % (index, index) for index in range(20_000))
+    bad = b"x,1,2,\xe9\nx,3,4,\ny,1,2,\xe9,\nz,1,2,\nz,3,4,\n"
+    path.write_bytes(b"id,a,b,c\n" + good + bad)
+
+    assert faults(path, Wanted(2), Columns(features=("a", "b"))) == {
+        "y": "step 0, row 40004 of the file has 5 cells; its header has 4"
+    }
+    assert capfd.readouterr().err == ""

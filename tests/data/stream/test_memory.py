@@ -22,20 +22,30 @@ from pathlib import Path
 from typing import Any
 from seqserve_data import Columns
 from seqserve_data.stream import Input, Wanted
+from seqserve_data.stream.csv import CsvReader
+from seqserve_data.stream.files import find
+from seqserve_data.stream.records import MAX_BATCH_ROWS
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
 
-def read(path):
-    opened = Input.open(path, Columns(), wanted=Wanted(8, max_steps=1000))
-    blocks = opened.blocks(max_sequences=2000, max_steps=20_000)
-    return sum(len(block.good) for block in blocks)
-
+def read(path):%s
 read(sys.argv[1])
 before = peak()
 found = read(sys.argv[2])
 print(found, peak() - before)
+"""
+SEQUENCES = """
+    opened = Input.open(path, Columns(), wanted=Wanted(8, max_steps=1000))
+    blocks = opened.blocks(max_sequences=2000, max_steps=20_000)
+    return sum(len(block.good) for block in blocks)
+"""
+ROWS = """
+    reader = CsvReader(find(path)[0], ["a", "b", "c"], guess=False)
+    found = [each.batch.num_rows for each in reader.records(reader.schema.names, 0)]
+    assert max(found) <= MAX_BATCH_ROWS
+    return sum(found)
 """
 
 
@@ -78,7 +88,7 @@ def test_memory_is_bounded_whatever_the_size_of_the_file(
     assert large.stat().st_size > times * bound
 
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(small), str(large)],
+        [sys.executable, "-c", PROGRAM % SEQUENCES, str(small), str(large)],
         capture_output=True,
         text=True,
         check=True,
@@ -87,3 +97,21 @@ def test_memory_is_bounded_whatever_the_size_of_the_file(
     found, grown = map(int, done.stdout.split())
     assert found == sequences
     assert grown < bound
+
+
+def test_memory_is_bounded_where_ragged_rows_follow_one_another(tmp_path: Path) -> None:
+    small, large = tmp_path / "small.csv", tmp_path / "large.csv"
+    good = "".join(f"{i},1,2,3\n" for i in range(100_000))
+    small.write_text(f"id,a,b,c\n{good}" + "1,2,3\n" * 100_000 + "x,1,2,3\n")
+    large.write_text(f"id,a,b,c\n{good}" + "1,2,3\n" * 1_000_000 + "x,1,2,3\n")
+
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM % ROWS, str(small), str(large)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    found, grown = map(int, done.stdout.split())
+    assert found == 1_100_001
+    assert grown < 24 << 20

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -18,6 +19,7 @@ from seqserve import artifact
 from seqserve.artifact import read_manifest
 from seqserve.v1.manifest_pb2 import HEAD_LAST, HEAD_MAX
 from seqserve_data import Dataset
+from seqserve_export import training
 from seqserve_export.checkpoint import load_trained
 from seqserve_export.commands import train
 
@@ -96,6 +98,47 @@ def test_what_is_published_is_not_trained_again_where_that_is_asked_for(
     assert (again.exit_code, again.output) == (0, "models/m/1 is published: nothing to train\n")
     assert artifact.versions(tmp_path / "models", "m") == [1]
     assert artifact.digest(tmp_path / "models/m/1") == digest
+
+
+def test_an_empty_folder_of_a_version_is_not_taken_for_a_published_one(
+    run: Run, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "models/m/1").mkdir(parents=True)
+
+    result = run(data, *QUICK, "--head", "last", "--unless-published")
+
+    assert "published models/m/2" in result.output
+
+
+def test_of_two_runs_at_once_one_publishes_where_that_is_asked_for(
+    run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = (data, *QUICK, "--head", "last")
+
+    def train_beside_another(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        monkeypatch.setattr(training, "train", trained)
+        assert run(*once, "--checkpoints", "other").exit_code == 0
+        return trained(*arguments, **options)
+
+    trained = training.train
+    monkeypatch.setattr(training, "train", train_beside_another)
+    result = run(*once, "--unless-published")
+
+    assert result.exit_code == 0, result.output
+    assert result.output.endswith("models/m/1 has been published meanwhile: nothing to publish\n")
+    assert artifact.versions(tmp_path / "models", "m") == [1]
+
+
+@pytest.mark.parametrize("repository", ["/proc/models", "train.jsonl/models"])
+def test_a_repository_that_cannot_be_written_is_told_before_training(
+    repository: str, run: Run, data: Path, tmp_path: Path
+) -> None:
+    result = run(data, *QUICK, "--repository", repository)
+
+    assert result.exit_code == 1
+    assert result.output.startswith(f"seqserve train: cannot write to {repository}: ")
+    assert result.output.count("\n") == 1
+    assert [each.name for each in tmp_path.iterdir()] == [data.name]
 
 
 def test_a_bundled_set_is_tested_by_its_own_test_part(run: Run, tmp_path: Path) -> None:
