@@ -70,7 +70,7 @@ def _secured(folder: Path, server: str, authority: trustme.CA) -> Iterator[Envoy
     authority.cert_pem.write_to_path(folder / "tls/ca.crt")
     _put_certificate(folder, authority)
     with running("envoy.yaml", folder, [server], LIMITS) as envoy:
-        secured = Envoy(envoy.address, envoy.admin, folder, authority)
+        secured = Envoy(envoy.address, envoy.admin, envoy.process, folder, authority)
         secured.issue("ana", authority)
         secured.issue("stranger", trustme.CA())
         secured.wait_for_replicas(1)
