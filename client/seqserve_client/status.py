@@ -25,6 +25,8 @@ Detail = TypeVar("Detail", bound=Message)
 
 _NEVER_CONNECTED = ("connections to all backends failing", "failed to connect to all addresses")
 _CLOSED = ("Socket closed", "Connection reset by peer (104)")
+# In newer gRPC's words and in older's.
+_OTHER_NAME = ("Hostname Verification Check failed", "is not in peer certificate")
 
 _SCHEME = re.compile(r"^(?:dns|ipv4|ipv6|xds):(?://[^/]*/)?")
 _HOST = re.compile(r"(?:\[(.+)\]|([^:]+))(?::\w+)?")
@@ -157,7 +159,7 @@ def _unavailable(failure: Failure) -> SeqserveError:
 
 def _hint(message: str, target: str) -> str:
     """What to look at where the two ends do not agree about TLS."""
-    if "Hostname Verification Check failed" in message:
+    if any(words in message for words in _OTHER_NAME):
         return (
             f"; its certificate does not name {_host(target)}: issue one that does, or ask by a "
             "name that is in it"
