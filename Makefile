@@ -43,6 +43,10 @@ test: install .venv-crds/installed .venv-oldest/installed .venv-proto/installed 
 test-containers: install ## Builds the images and tries them in containers, with an engine that runs.
 	$(BIN)/pytest -m containers --durations 10
 
+.PHONY: images
+images: install # What those tests begin with, and a look at what was built.
+	$(BIN)/pytest --quiet tests/containers/test_images.py -k says_what_it_is
+
 # What images are built of: each file that it may come by, for every platform, has its hash.
 UV_LOCK = $(BIN)/uv pip compile --quiet --custom-compile-command 'make locks' --no-annotate --generate-hashes \
 	--python-version 3.11 --constraint constraints.txt

@@ -165,6 +165,8 @@ def test_every_query_of_the_dashboard_and_every_rule_finds_what_it_asks_for(
 
 
 def test_a_server_that_is_killed_is_told(observed: Observed) -> None:
+    # That one is missing can be told only by who has counted both.
+    observed.prometheus.wait_for("seqserve:servers:up == 2")
     observed.servers[1].send_signal(signal.SIGKILL)
 
     killed = observed.instances[1]

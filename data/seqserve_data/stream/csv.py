@@ -67,6 +67,8 @@ class _Utf8:
 
     def __call__(self, content: pa.Buffer) -> bytes:
         piece, is_end = bytes(cast("Any", content)), len(content) == 0
+        if piece.isascii() and not is_end and not self._decoder.getstate()[0]:
+            return piece
         try:
             text = self._decoder.decode(piece, is_end)
         except UnicodeDecodeError:

@@ -75,6 +75,17 @@ def test_a_file_of_text_gives_ids_and_kept_columns_as_text(form: str, tmp_path: 
     assert block.kept.to_pylist() == [{"n": "7"}, {"n": "8"}]
 
 
+def test_text_may_be_of_any_letters_wherever_a_file_is_cut_for_reading(tmp_path: Path) -> None:
+    """What is read at a time, a power of two, ends within many a letter of three bytes."""
+    names = [f"{'€' * (index % 7 + 1)}{index}" for index in range(60_000)]
+    path = tmp_path / "x.csv"
+    path.write_text("id,a\n" + "".join(f"{name},1\n" for name in names))
+
+    blocks = Input.open(path, Columns(), wanted=Wanted(1)).blocks(max_sequences=5000, max_steps=5000)
+
+    assert [name for block in blocks for name in block.ids.to_pylist()] == names
+
+
 @pytest.mark.parametrize("kind", [pa.int32(), pa.string(), pa.large_string(), pa.date32()])
 def test_a_typed_file_gives_ids_as_it_types_them(kind: pa.DataType, tmp_path: Path) -> None:
     ids = pa.array([1, 1, 2, 3]).cast(pa.int32()).cast(kind)

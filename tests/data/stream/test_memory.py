@@ -74,9 +74,9 @@ def write(whole: pa.Table, path: Path) -> Path:
 @pytest.mark.parametrize(
     ("form", "shape", "sequences", "bound", "times"),
     [
-        (".parquet", "long", 265_000, 8 << 20, 20),
-        (".parquet", "steps", 265_000, 8 << 20, 20),
-        (".csv", "long", 160_000, 24 << 20, 4),
+        (".parquet", "long", 335_000, 10 << 20, 20),
+        (".parquet", "steps", 335_000, 10 << 20, 20),
+        (".csv", "long", 190_000, 30 << 20, 4),
     ],
     ids=["parquet, a row a step", "parquet, a row a sequence", "csv"],
 )
@@ -114,4 +114,5 @@ def test_memory_is_bounded_where_ragged_rows_follow_one_another(tmp_path: Path) 
 
     found, grown = map(int, done.stdout.split())
     assert found == 1_100_001
-    assert grown < 24 << 20
+    # Some 600 bytes a row where all are held; two blocks have 90,000 rows of this size.
+    assert grown < 64 << 20
