@@ -81,7 +81,9 @@ def test_text_may_be_of_any_letters_wherever_a_file_is_cut_for_reading(tmp_path:
     path = tmp_path / "x.csv"
     path.write_text("id,a\n" + "".join(f"{name},1\n" for name in names))
 
-    blocks = Input.open(path, Columns(), wanted=Wanted(1)).blocks(max_sequences=5000, max_steps=5000)
+    blocks = Input.open(path, Columns(), wanted=Wanted(1)).blocks(
+        max_sequences=5000, max_steps=5000
+    )
 
     assert [name for block in blocks for name in block.ids.to_pylist()] == names
 
