@@ -49,15 +49,18 @@ def problems(thing: dict[str, Any]) -> Iterator[str] | None:
     return None
 
 
-def _kserve_models() -> ModuleType:
-    """The classes alone: the package itself would import a web server, and all that it needs."""
-    if "kserve" not in sys.modules:
-        found = importlib.util.find_spec("kserve")
+def _part(package: str, name: str) -> ModuleType:
+    """A module of a package, without what the package itself would import.
+
+    That would be a web server and all that it needs, or as many types again, of another version.
+    """
+    if package not in sys.modules:
+        found = importlib.util.find_spec(package)
         assert found is not None, "make lint-deploy installs it"
-        package = ModuleType("kserve")
-        package.__path__ = list(found.submodule_search_locations or ())
-        sys.modules["kserve"] = package
-    return importlib.import_module("kserve.models")
+        bare = ModuleType(package)
+        bare.__path__ = list(found.submodule_search_locations or ())
+        sys.modules[package] = bare
+    return importlib.import_module(f"{package}.{name}")
 
 
 def _against_sdk(value: object, kind: str, path: str) -> Iterator[str]:
@@ -84,7 +87,7 @@ def _against_sdk(value: object, kind: str, path: str) -> Iterator[str]:
 def _against_class(value: object, kind: str, path: str) -> Iterator[str]:
     from kubernetes import client
 
-    cls = getattr(_kserve_models(), kind, None)
+    cls = getattr(_part("kserve", "models"), kind, None)
     if cls is None:  # Kubernetes' own, by pydantic
         yield from _refusals(getattr(client, kind), value, path)
         return
@@ -105,9 +108,7 @@ def _against_class(value: object, kind: str, path: str) -> Iterator[str]:
 
 def _against_models(thing: dict[str, Any], kind: str) -> Iterator[str]:
     """These take unknown fields and drop them: so what is gone was wrong."""
-    from cloudcoil.models.prometheus_operator import v1
-
-    cls = getattr(v1, kind)
+    cls = getattr(_part("cloudcoil.models.prometheus_operator", "v1"), kind)
     refused = list(_refusals(cls, thing, ""))
     yield from refused
     if not refused:

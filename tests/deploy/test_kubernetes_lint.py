@@ -123,7 +123,7 @@ def test_the_lint_refuses(copied: Path, file: str, old: str, new: str, said: str
     changed(copied / file, old, new)
     room = Path(file).parts[0]
     # A component is applied by an overlay alone.
-    code, printed = lint("manifests", copied if room == "components" else copied / room)
+    code, printed = lint("manifests", copied / ("overlays" if room == "components" else room))
     assert code == 1
     assert said in printed
     assert "Traceback" not in printed
@@ -185,6 +185,8 @@ def test_custom_resources_that_are_otherwise_are_refused(copied: Path) -> None:
     changed(service, "minReplicas: 2", "minReplicas: two")
     changed(service, "storageUri:", "storageURL:")
     changed(copied / "components/monitoring/service-monitor.yaml", "interval:", "intervall:")
+    for other in ("kuberay", "scoring", "transfer"):
+        shutil.rmtree(copied / other)
     code, printed = lint("custom_resources", copied, python=TYPES)
     assert code == 1
     assert ": 6 problems\n" in printed

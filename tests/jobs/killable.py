@@ -1,6 +1,6 @@
-"""A job in a process of its own, which tells what it is about to do; for being killed meanwhile.
+"""Jobs in processes of their own, which tell what they are about to do; for being killed meanwhile.
 
-Each thing it does is a line on standard output: what it opens, renames or removes of its output,
+Each thing a job does is a line on standard output: what it opens, renames or removes of its output,
 and each batch that it has computed, by its digest.
 """
 
@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from seqserve.ragged import RaggedBatch
 from seqserve_jobs.engines.embedded import EmbeddedEngine
@@ -20,7 +22,37 @@ from tests.jobs.watched import Watched
 _WATCHED = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 
 
-def main(told: str) -> None:
+def main() -> None:
+    """Begins a job for each line of standard input, when the one before has ended.
+
+    Each is a fork of this process, which has imported all that takes long, and has done nothing.
+    """
+    process = 0
+    for told in iter(sys.stdin.readline, ""):
+        if process:
+            os.waitpid(process, 0)
+        process = os.fork()
+        if not process:
+            _do_and_exit(told)
+        # Its number stays its own until the next one: whoever kills it late hits nobody else.
+        ended = os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        _say(f"ended {ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status}")
+
+
+def _do_and_exit(told: str) -> NoReturn:
+    code = 1
+    try:
+        _say(f"process {os.getpid()}")
+        _do(told)
+        code = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _do(told: str) -> None:
     options = json.loads(told)
     output = options["output"]
 
@@ -44,4 +76,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

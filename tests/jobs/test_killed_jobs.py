@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,26 +45,26 @@ class Run:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.parquet", "out"], ids=["file", "folder"])
 def test_a_job_killed_at_any_moment_ends_with_the_same_bytes_and_computes_no_shard_again(
-    tmp_path: Path, models: Path, engine: Engine, name: str
+    tmp_path: Path, jobs: Jobs, engine: Engine, name: str
 ) -> None:
     source = write_steps(tmp_path / "in.parquet", SEQUENCES, bad=True)
     whole = JobOptions(source, str(tmp_path / "whole" / name), max_sequences=PER_SHARD)
     score_files(whole, engine)
     shards = _digests(source, engine)
-    first = _run(tmp_path / "first" / name, source, models, None)
+    first = jobs.run(tmp_path / "first" / name, source, None)
     assert content(tmp_path / "first" / name) == content(tmp_path / "whole" / name)
     assert sorted(first.batches) == sorted(shards)
     moments = random.Random(20_26)
 
-    kills = jobs = 0
+    kills = begun = 0
     while kills < KILLS / 2:
-        output = tmp_path / f"job {jobs}" / name
-        jobs += 1
+        output = tmp_path / f"job {begun}" / name
+        begun += 1
         runs = [Run(killed=True)]
         while runs[-1].killed:
             done = _done(output)
             # Anything from its first move to a little after its last.
-            run = _run(output, source, models, moments.randrange(len(first.lines)))
+            run = jobs.run(output, source, moments.randrange(len(first.lines)))
             again = {shards[index] for index in done} & set(run.batches)
             assert not again, f"{done} were done, and some were computed again"
             # Parts and records go once the file of them is there.
@@ -78,25 +79,47 @@ def test_a_job_killed_at_any_moment_ends_with_the_same_bytes_and_computes_no_sha
     assert kills >= KILLS / 2
 
 
-def _run(output: Path, source: Path, models: Path, kill_after: int | None) -> Run:
-    """Runs a job, and kills it after so many lines."""
-    told = {
-        "models": str(models),
-        "input": str(source),
-        "output": str(output),
-        "max_sequences": PER_SHARD,
-    }
-    run = Run()
-    command = [sys.executable, "-m", "tests.jobs.killable", json.dumps(told)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
+@dataclass(frozen=True)
+class Jobs:
+    """Begins jobs, each in a process of its own."""
+
+    process: subprocess.Popen[str]
+    models: Path
+
+    def run(self, output: Path, source: Path, kill_after: int | None) -> Run:
+        """Runs a job, and kills it after so many lines."""
+        told = {
+            "models": str(self.models),
+            "input": str(source),
+            "output": str(output),
+            "max_sequences": PER_SHARD,
+        }
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps(told), file=self.process.stdin, flush=True)
+        run = Run()
+        job, ended = next(self.process.stdout).split(), None
+        for line in self.process.stdout:
+            if line.startswith("ended "):
+                ended = int(line.split()[1])
+                break
             run.lines.append(line.rstrip("\n"))
-            if kill_after is not None and len(run.lines) > kill_after:
-                process.send_signal(signal.SIGKILL)
-    run.killed = process.returncode == -signal.SIGKILL
-    assert run.killed or process.returncode == 0
-    return run
+            if len(run.lines) - 1 == kill_after:
+                os.kill(int(job[1]), signal.SIGKILL)
+        run.killed = ended == -signal.SIGKILL
+        assert run.killed or ended == 0
+        return run
+
+
+@pytest.fixture(scope="module")
+def jobs(models: Path) -> Iterator[Jobs]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.jobs.killable"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield Jobs(process, models)
 
 
 def _digests(source: Path, engine: Engine) -> list[str]:

@@ -41,8 +41,16 @@ def _examine(*words: str | Path, **environment: str) -> tuple[int, dict[str, dic
     return done.returncode, {each["check"]: each for each in document["checks"]}, done.stdout
 
 
-def test_a_sound_host_and_repository_pass_every_check(models: Path) -> None:
-    code, found, _ = _examine(models, *ALL_FREE, "--json")
+@pytest.fixture(scope="module")
+def sound(models: Path) -> tuple[int, dict[str, dict[str, str]]]:
+    """Exit code and findings where nothing is wrong."""
+    return _examine(models, *ALL_FREE, "--json")[:2]
+
+
+def test_a_sound_host_and_repository_pass_every_check(
+    sound: tuple[int, dict[str, dict[str, str]]],
+) -> None:
+    code, found = sound
 
     assert code == 0
     assert {each["outcome"] for each in found.values()} <= {"ok", "warning"}
@@ -155,16 +163,17 @@ def test_settings_that_a_server_refuses_fail() -> None:
     assert insecure["settings"]["outcome"] == "ok"
 
 
-def test_the_transport_is_the_one_that_a_server_would_take() -> None:
+def test_the_transport_is_the_one_that_a_server_would_take(
+    sound: tuple[int, dict[str, dict[str, str]]],
+) -> None:
     asked = {
         "tls": ("--tls-certificate", "none", "--tls-key", "none"),
         "age": ("--max-connection-age", "60"),
-        "nothing": (),
     }
 
     found = {
         name: _examine(*ALL_FREE, "--json", *words)[1]["transport"] for name, words in asked.items()
-    }
+    } | {"nothing": sound[1]["transport"]}
 
     assert {name: each["found"].partition(",")[0] for name, each in found.items()} == {
         "tls": "grpcio",

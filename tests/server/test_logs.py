@@ -204,10 +204,10 @@ def _call(
 
 
 def test_at_debug_every_request_has_one_line(
-    models: Path, transport: Transport, make_request: MakeRequest, make_sequences: MakeSequences
+    gru_alone: Path, transport: Transport, make_request: MakeRequest, make_sequences: MakeSequences
 ) -> None:
     options = ("--log-level", "debug", "--log-format", "json", "--transport", transport)
-    with _serving(models, *options) as (address, end):
+    with _serving(gru_alone, *options) as (address, end):
         code = _call(address, make_request, make_sequences, "my call")
         lines = [json.loads(line) for line in end()]
 
@@ -230,9 +230,9 @@ def test_at_debug_every_request_has_one_line(
 
 
 def test_at_info_no_request_has_a_line(
-    models: Path, transport: Transport, make_request: MakeRequest, make_sequences: MakeSequences
+    gru_alone: Path, transport: Transport, make_request: MakeRequest, make_sequences: MakeSequences
 ) -> None:
-    with _serving(models, "--transport", transport) as (address, end):
+    with _serving(gru_alone, "--transport", transport) as (address, end):
         before = _call(address, make_request, make_sequences, "my call")
         said = "\n".join(end())
 
@@ -243,7 +243,7 @@ def test_at_info_no_request_has_a_line(
 
 
 def test_nothing_that_lets_anybody_in_is_logged(
-    models: Path,
+    gru_alone: Path,
     transport: Transport,
     make_request: MakeRequest,
     make_sequences: MakeSequences,
@@ -259,7 +259,7 @@ def test_nothing_that_lets_anybody_in_is_logged(
     )
     request = make_request("gru", make_sequences(4))
 
-    with _serving(models, *files, "--transport", transport, "--log-level", "debug") as (
+    with _serving(gru_alone, *files, "--transport", transport, "--log-level", "debug") as (
         address,
         end,
     ):
@@ -277,9 +277,9 @@ def test_nothing_that_lets_anybody_in_is_logged(
     assert not [secret for secret in (token, wrong, key) if secret in said]
 
 
-def test_several_processes_log_in_one_form_and_name_themselves(models: Path) -> None:
+def test_several_processes_log_in_one_form_and_name_themselves(gru_alone: Path) -> None:
     options = ("--log-format", "json", "--processes", "2", "--transport", "grpcio")
-    with _serving(models, *options) as (_, end):
+    with _serving(gru_alone, *options) as (_, end):
         lines = [json.loads(line) for line in end()]
 
     assert {line.get("process") for line in lines} == {None, 1, 2}

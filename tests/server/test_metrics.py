@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from seqserve import artifact
 from seqserve.v1 import (
@@ -32,7 +33,6 @@ from seqserve.v1.classifier_pb2 import SERVICE_CLASS_BULK, ClassifyRequest
 from seqserve_server import memory
 from seqserve_server.errors import AddressUnavailable, InvalidSetting
 from seqserve_server.observability.metrics import endpoint
-from seqserve_server.observability.metrics.calls import Calls, Kind
 from seqserve_server.options import Transport
 from seqserve_server.processes import metrics_address
 from seqserve_server.scheduling.row_store import RowStore
@@ -61,16 +61,66 @@ def _damage(versions: Path, model: str, version: int) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def damaged(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `published` whose only version of `lstm` is damaged."""
+    repository = shutil.copytree(published, tmp_path_factory.mktemp("damaged") / "models")
+    _damage(repository, "lstm", 1)
+    return repository
+
+
+@pytest.fixture(scope="module")
 def busy(
-    run_server: RunServer, versions: Path, make_request: MakeRequest, make_sequences: MakeSequences
+    run_server: RunServer, damaged: Path, make_request: MakeRequest, make_sequences: MakeSequences
 ) -> Iterator[Running]:
-    """A server that has every metric: it has answered, refused a call, and refused a version."""
-    _damage(versions, "lstm", 1)
-    with run_server(versions, metrics_address=FREE) as running:
-        running.classifier.Classify(make_request("gru", make_sequences(5, 30, 80)))
-        running.refusal(ClassifyRequest(model_name="nobody"))
+    """A server that has every metric: it has answered, refused a call, and refused a version.
+
+    Its tests may be refused more, but nothing more runs, and no more calls are answered.
+    """
+    with run_server(damaged, metrics_address=FREE) as running:
+        _one_good_and_one_bad(running, make_request, make_sequences)
         yield running
+
+
+@pytest.fixture
+def called(
+    run_server: RunServer, gru_alone: Path, make_request: MakeRequest, make_sequences: MakeSequences
+) -> Iterator[Running]:
+    """A server of the test's own that has answered a call and refused one."""
+    with run_server(gru_alone, metrics_address=FREE) as running:
+        _one_good_and_one_bad(running, make_request, make_sequences)
+        yield running
+
+
+def _one_good_and_one_bad(
+    running: Running, make_request: MakeRequest, make_sequences: MakeSequences
+) -> None:
+    running.classifier.Classify(make_request("gru", make_sequences(5, 30, 80)))
+    running.refusal(ClassifyRequest(model_name="nobody"))
+
+
+@pytest.fixture
+def grown(busy: Running) -> Callable[..., float]:
+    """By how much a metric of `busy` has grown in this test; read as `Running.metric`."""
+    before = _samples(busy)
+
+    def growth(name: str, **labels: str) -> float:
+        then, now = (
+            sum(
+                sample.value
+                for sample in samples
+                if sample.name == name and sample.labels.items() >= labels.items()
+            )
+            for samples in (before, _samples(busy))
+        )
+        return now - then
+
+    return growth
+
+
+def _samples(running: Running) -> list[Sample]:
+    families = text_string_to_metric_families(running.scraped())
+    return [sample for family in families for sample in family.samples]
 
 
 def test_the_metrics_keep_prometheus_conventions(busy: Running) -> None:
@@ -116,22 +166,22 @@ def test_the_table_in_the_docs_is_what_a_server_has(busy: Running) -> None:
     assert documented == exposed
 
 
-def test_calls_are_counted_by_model_method_and_status(busy: Running) -> None:
-    busy.listed()
+def test_calls_are_counted_by_model_method_and_status(called: Running) -> None:
+    called.listed()
     with pytest.raises(grpc.RpcError):
-        busy.operations.ReloadRepository(repository_pb2.ReloadRepositoryRequest())
+        called.operations.ReloadRepository(repository_pb2.ReloadRepositoryRequest())
 
     requests = "seqserve_requests_total"
-    assert busy.metric(requests, model="gru", method="Classify", code="OK") == 1
-    assert busy.metric(requests, model="", method="Classify", code="NOT_FOUND") == 1
-    assert busy.metric(requests, model="", method="ListModels", code="OK") == 1
-    refused = busy.metric(requests, method="ReloadRepository", code="PERMISSION_DENIED")
+    assert called.metric(requests, model="gru", method="Classify", code="OK") == 1
+    assert called.metric(requests, model="", method="Classify", code="NOT_FOUND") == 1
+    assert called.metric(requests, model="", method="ListModels", code="OK") == 1
+    refused = called.metric(requests, method="ReloadRepository", code="PERMISSION_DENIED")
     assert refused == 1
-    assert busy.metric(requests) == 4
+    assert called.metric(requests) == 4
     duration = "seqserve_request_duration_seconds"
-    assert busy.metric(f"{duration}_count", model="gru", method="Classify") == 1
-    assert 0 < busy.metric(f"{duration}_sum", model="gru", method="Classify") < TIMEOUT_S
-    assert busy.metric(f"{duration}_count", method="ReloadRepository") == 0
+    assert called.metric(f"{duration}_count", model="gru", method="Classify") == 1
+    assert 0 < called.metric(f"{duration}_sum", model="gru", method="Classify") < TIMEOUT_S
+    assert called.metric(f"{duration}_count", method="ReloadRepository") == 0
 
 
 def test_what_ran_is_counted_by_model(busy: Running) -> None:
@@ -149,15 +199,17 @@ def test_what_ran_is_counted_by_model(busy: Running) -> None:
     assert run_s == busy.metric("seqserve_lane_seconds_total", activity="run")
 
 
-def test_what_cannot_be_decoded_is_counted_among_the_refusals(busy: Running) -> None:
+def test_what_cannot_be_decoded_is_counted_among_the_refusals(
+    busy: Running, grown: Callable[..., float]
+) -> None:
     for path in ("SequenceClassifier/Classify", "ModelCatalog/ListModels"):
         call = busy.channel.unary_unary(f"/seqserve.v1.{path}", None, None)
         busy.failure(lambda call=call: call(b"\xff", timeout=TIMEOUT_S))  # type: ignore[misc]
 
         method = path.rpartition("/")[2]
         requests = "seqserve_requests_total"
-        assert busy.metric(requests, method=method, code="INVALID_ARGUMENT", model="") == 1
-    assert busy.metric("seqserve_refusals_total", reason="InvalidRequest") == 2
+        assert grown(requests, method=method, code="INVALID_ARGUMENT", model="") == 1
+    assert grown("seqserve_refusals_total", reason="InvalidRequest") == 2
 
 
 @pytest.mark.parametrize(
@@ -169,24 +221,23 @@ def test_what_cannot_be_decoded_is_counted_among_the_refusals(busy: Running) -> 
     ],
 )
 def test_refusals_are_counted_by_reason(
-    run_server: RunServer, models: Path, request_: ClassifyRequest, reason: str
+    busy: Running, grown: Callable[..., float], request_: ClassifyRequest, reason: str
 ) -> None:
-    with run_server(models, metrics_address=FREE) as running:
-        running.refusal(request_)
+    busy.refusal(request_)
 
-        assert running.metric("seqserve_refusals_total") == 1
-        assert running.metric("seqserve_refusals_total", reason=reason) == 1
+    assert grown("seqserve_refusals_total") == 1
+    assert grown("seqserve_refusals_total", reason=reason) == 1
 
 
 def test_a_full_queue_shows_its_depth_its_limit_and_its_refusals(
     run_server: RunServer,
-    models: Path,
+    gru_alone: Path,
     gate: Gate,
     make_request: MakeRequest,
     make_sequences: MakeSequences,
 ) -> None:
     with run_server(
-        models,
+        gru_alone,
         open_session=gate.open_session,
         metrics_address=FREE,
         max_queue_steps=50,
@@ -210,14 +261,14 @@ def test_a_full_queue_shows_its_depth_its_limit_and_its_refusals(
 @pytest.mark.parametrize("fate", ["cancelled", "expired"])
 def test_a_call_whose_caller_goes_is_counted_once(
     run_server: RunServer,
-    models: Path,
+    gru_alone: Path,
     gate: Gate,
     make_request: MakeRequest,
     make_sequences: MakeSequences,
     fate: str,
 ) -> None:
     codes = {"cancelled": grpc.StatusCode.CANCELLED, "expired": grpc.StatusCode.DEADLINE_EXCEEDED}
-    with run_server(models, open_session=gate.open_session, metrics_address=FREE) as running:
+    with run_server(gru_alone, open_session=gate.open_session, metrics_address=FREE) as running:
         gate.shut()
         call = running.classifier.Classify.future(
             make_request("gru", make_sequences(5)),
@@ -236,19 +287,20 @@ def test_a_call_whose_caller_goes_is_counted_once(
         assert running.metric(requests) == 2
 
 
-def test_a_name_that_a_caller_made_up_is_never_a_label(run_server: RunServer, models: Path) -> None:
-    with run_server(models, metrics_address=FREE) as running:
-        for number in range(50):
-            running.refusal(ClassifyRequest(model_name=f"made-up-{number}"))
+def test_a_name_that_a_caller_made_up_is_never_a_label(
+    busy: Running, grown: Callable[..., float]
+) -> None:
+    for number in range(50):
+        busy.refusal(ClassifyRequest(model_name=f"made-up-{number}"))
 
-        assert "made-up" not in running.scraped()
-        assert running.metric("seqserve_requests_total", model="", code="NOT_FOUND") == 50
+    assert "made-up" not in busy.scraped()
+    assert grown("seqserve_requests_total", model="", code="NOT_FOUND") == 50
 
 
 def test_a_version_is_described_with_its_digest_its_provider_and_its_golden_set(
-    busy: Running, versions: Path
+    busy: Running, damaged: Path
 ) -> None:
-    digest = artifact.digest(artifact.version_path(versions, "gru", 3))
+    digest = artifact.digest(artifact.version_path(damaged, "gru", 3))
     assert (
         busy.metric(
             "seqserve_model_info",
@@ -284,14 +336,14 @@ def test_a_version_that_is_refused_is_counted_with_the_reason_and_the_old_one_st
 
 def test_a_lane_that_dies_is_counted(
     run_server: RunServer,
-    models: Path,
+    gru_alone: Path,
     monkeypatch: pytest.MonkeyPatch,
     make_sequences: MakeSequences,
 ) -> None:
     def die(*_: object) -> None:
         raise SystemExit
 
-    with run_server(models, metrics_address=FREE) as running:
+    with run_server(gru_alone, metrics_address=FREE) as running:
         with monkeypatch.context() as broken:
             broken.setattr(RowStore, "feeds", die)
             running.failure(lambda: running.classify("gru", make_sequences(5)))
@@ -304,14 +356,14 @@ def test_a_lane_that_dies_is_counted(
 
 
 def test_the_wait_of_bulk_work_is_not_counted_as_that_of_calls_that_somebody_waits_for(
-    busy: Running, make_request: MakeRequest, make_sequences: MakeSequences
+    called: Running, make_request: MakeRequest, make_sequences: MakeSequences
 ) -> None:
     request = make_request("gru", make_sequences(5, 7))
     request.service_class = SERVICE_CLASS_BULK
-    busy.classifier.Classify(request)
+    called.classifier.Classify(request)
 
     waits = "seqserve_queue_wait_seconds_count"
-    counts = [busy.metric(waits, service_class=each) for each in ("interactive", "bulk")]
+    counts = [called.metric(waits, service_class=each) for each in ("interactive", "bulk")]
     assert counts == [3, 2]
 
 
@@ -476,13 +528,15 @@ async def test_a_port_that_is_taken_is_refused_with_words_and_leaves_no_port_ope
 async def test_a_server_that_cannot_listen_leaves_no_metrics_behind(models: Path) -> None:
     from seqserve_server.serving import Server
 
+    before = set(threading.enumerate())
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         server = Server(Settings(models, address=address, metrics_address=FREE))
         with pytest.raises(AddressUnavailable):
             await server.start()
 
-    assert "seqserve-metrics" not in [thread.name for thread in threading.enumerate()]
+    left = set(threading.enumerate()) - before
+    assert "seqserve-metrics" not in [thread.name for thread in left]
 
 
 @pytest.mark.parametrize(
@@ -499,19 +553,12 @@ def test_an_address_that_cannot_be_is_refused(
         Settings(tmp_path, metrics_address=address, processes=processes)
 
 
-@pytest.mark.parametrize(
-    ("processes", "told", "places"),
-    [
-        pytest.param(1, FREE, 1, id="one"),
-        pytest.param(2, FREE, 2, id="two"),
-        pytest.param(1, "off", 0, id="off"),
-    ],
-)
+@pytest.mark.parametrize("processes", [pytest.param(1, id="one"), pytest.param(2, id="two")])
 def test_the_command_says_where_the_metrics_are(
-    models: Path, transport: Transport, processes: int, told: str, places: int
+    gru_alone: Path, transport: Transport, processes: int
 ) -> None:
-    command = [str(SEQSERVE), "serve", str(models), "--address", FREE, "--transport", transport]
-    options = ["--processes", str(processes), "--metrics-address", told, "--lanes", "1"]
+    command = [str(SEQSERVE), "serve", str(gru_alone), "--address", FREE, "--transport", transport]
+    options = ["--processes", str(processes), "--metrics-address", FREE, "--lanes", "1"]
     with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr
@@ -521,7 +568,7 @@ def test_the_command_says_where_the_metrics_are(
                 if "ready in" in line:
                     break
             found = re.findall(r"metrics on http://(127\.0\.0\.1:\d+)/metrics", said)
-            assert len(set(found)) == places, said
+            assert len(set(found)) == processes, said
             for address in found:
                 connection = HTTPConnection(address, timeout=TIMEOUT_S)
                 connection.request("GET", "/metrics")
@@ -551,9 +598,9 @@ def test_each_of_several_processes_has_a_port_of_its_own(
 
 
 def test_a_call_without_a_token_is_counted_among_the_refusals(
-    run_server: RunServer, models: Path
+    run_server: RunServer, gru_alone: Path
 ) -> None:
-    with run_server(models, metrics_address=FREE, operator=True) as running:
+    with run_server(gru_alone, metrics_address=FREE, operator=True) as running:
         with grpc.insecure_channel(running.server.address) as channel:
             classifier = classifier_pb2_grpc.SequenceClassifierStub(channel)
             running.failure(lambda: classifier.Classify(ClassifyRequest(), timeout=TIMEOUT_S))
@@ -565,35 +612,3 @@ def test_a_call_without_a_token_is_counted_among_the_refusals(
         for method in ("Classify", "ListModels"):
             requests = running.metric("seqserve_requests_total", method=method)
             assert requests == 1
-
-
-def test_calls_counted_by_many_threads_at_a_time_are_all_there() -> None:
-    calls = Calls(lambda _: True)
-    barrier = threading.Barrier(4)
-
-    def count() -> None:
-        barrier.wait(TIMEOUT_S)
-        for number in range(20_000):
-            calls.ended("/a.B/C", "gru", "OK", "", number / 1e3)
-            if number % 1000 == 0:
-                calls.by_kind()
-
-    threads = [threading.Thread(target=count) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(TIMEOUT_S)
-
-    [(kind, latencies)] = calls.by_kind().items()
-    assert kind == Kind("gru", "C", "OK")
-    assert latencies.count == 80_000
-    assert latencies.total == pytest.approx(4 * sum(range(20_000)) / 1e3)
-
-
-def test_names_that_nobody_has_take_no_memory() -> None:
-    calls = Calls(lambda name: name == "gru")
-    for number in range(1000):
-        calls.ended("/a.B/C", f"made-up-{number}", "NOT_FOUND", "ModelNotFound", 0.0)
-
-    assert set(calls.by_kind()) == {Kind("", "C", "NOT_FOUND", "ModelNotFound")}
-    assert len(calls._by_path) == 0

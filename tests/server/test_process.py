@@ -103,6 +103,13 @@ def _serving(
             process.kill()
 
 
+@pytest.fixture(scope="module")
+def shared(models: Path, transport: Transport) -> Iterator[tuple[str, str]]:
+    """The address of a process that no test changes, and what it said until it was ready."""
+    with _serving(models, "--transport", transport, "--lanes", "3") as (_, address, said):
+        yield address, said
+
+
 def _refused(*arguments: str | Path, **environment: str) -> tuple[int, str]:
     """Exit code and words of a server that does not start."""
     process = subprocess.run(
@@ -117,16 +124,23 @@ def _refused(*arguments: str | Path, **environment: str) -> tuple[int, str]:
     return process.returncode, process.stderr
 
 
-def test_it_says_what_it_serves_and_where(models: Path, transport: Transport) -> None:
-    with _serving(models, "--transport", transport, "--lanes", "3") as (_, _, said):
-        assert f"({transport} transport, 3 lanes)" in said
-        assert re.search(
-            r"gru version 1: 4 labels \(class 0, class 1, class 2, …\), 3 features, "
-            r"up to 1024 steps; CPUExecutionProvider: \d+ golden sequences held",
-            said,
-        )
-        assert re.search(r"ready in \d+\.\d\d s: both-ways 1, gru 1, lstm 1, rnn 1\n", said)
-        assert "no --token-key-file" in said
+def test_it_says_what_it_serves_and_where(shared: tuple[str, str], transport: Transport) -> None:
+    _, said = shared
+
+    assert f"({transport} transport, 3 lanes)" in said
+    assert re.search(
+        r"gru version 1: 4 labels \(class 0, class 1, class 2, …\), 3 features, "
+        r"up to 1024 steps; CPUExecutionProvider: \d+ golden sequences held",
+        said,
+    )
+    assert re.search(r"ready in \d+\.\d\d s: both-ways 1, gru 1, lstm 1, rnn 1\n", said)
+    assert "no --token-key-file" in said
+
+
+def test_without_metrics_it_says_no_place_of_theirs(shared: tuple[str, str]) -> None:
+    _, said = shared
+
+    assert "metrics on http://" not in said
 
 
 def test_it_answers_without_torch_onnx_and_pyarrow(
@@ -149,7 +163,7 @@ def test_it_answers_without_torch_onnx_and_pyarrow(
 
 @pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_lets_running_calls_finish_and_then_exits_well(
-    models: Path,
+    gru_alone: Path,
     make_request: MakeRequest,
     make_sequences: MakeSequences,
     transport: Transport,
@@ -159,7 +173,7 @@ def test_a_signal_lets_running_calls_finish_and_then_exits_well(
 
     with (
         _serving(
-            models,
+            gru_alone,
             "--transport",
             transport,
             command=[sys.executable, "-c", GATED],
@@ -201,10 +215,10 @@ def test_a_signal_lets_running_calls_finish_and_then_exits_well(
 
 
 def test_a_second_signal_ends_it_at_once(
-    models: Path, make_request: MakeRequest, make_sequences: MakeSequences
+    gru_alone: Path, make_request: MakeRequest, make_sequences: MakeSequences
 ) -> None:
     with (
-        _serving(models, command=[sys.executable, "-c", GATED]) as (process, address, _),
+        _serving(gru_alone, command=[sys.executable, "-c", GATED]) as (process, address, _),
         grpc.insecure_channel(address) as channel,
     ):
         assert process.stdin
@@ -259,9 +273,11 @@ def test_a_taken_port_ends_it_with_one_line(models: Path, transport: Transport) 
     assert words == f"seqserve serve: cannot listen on {address}: Address already in use\n"
 
 
-def test_two_servers_cannot_share_a_port(models: Path, transport: Transport) -> None:
-    with _serving(models, "--transport", transport) as (_, address, _):
-        code, words = _refused(models, "--address", address, "--transport", transport)
+def test_two_servers_cannot_share_a_port(
+    shared: tuple[str, str], models: Path, transport: Transport
+) -> None:
+    address, _ = shared
+    code, words = _refused(models, "--address", address, "--transport", transport)
 
     assert code == 1
     assert words.endswith("Address already in use\n")
@@ -303,6 +319,6 @@ def test_cuda_that_is_not_there_ends_it_and_says_what_brings_it(models: Path) ->
     assert words.count("\n") == 1
 
 
-def test_asked_for_any_provider_it_runs_on_the_cpu_and_says_so(models: Path) -> None:
-    with _serving(models, "--execution-provider", "auto") as (_, _, said):
+def test_asked_for_any_provider_it_runs_on_the_cpu_and_says_so(gru_alone: Path) -> None:
+    with _serving(gru_alone, "--execution-provider", "auto") as (_, _, said):
         assert "running on the CPU, for there is no CUDA" in said

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -177,11 +177,11 @@ def _serving(models: Path, folder: Path, *options: str) -> Iterator[Serving]:
 
 
 @pytest.fixture
-def serve(models: Path, transport: Transport, tmp_path: Path) -> Iterator[Serve]:
+def serve(gru_alone: Path, transport: Transport, tmp_path: Path) -> Iterator[Serve]:
     """Starts `seqserve serve MODELS --processes 2` with more options."""
     with ExitStack() as stack:
         yield lambda *options: stack.enter_context(
-            _serving(models, tmp_path, "--transport", transport, *options)
+            _serving(gru_alone, tmp_path, "--transport", transport, *options)
         )
 
 
@@ -315,7 +315,8 @@ def test_a_killed_process_is_replaced_and_nobody_is_sent_to_it_before_it_is_read
     serving.wait_for(f"(pid {killed}) was ended by SIGKILL; starting it again in 0.1 s")
     with ThreadPoolExecutor() as aside:
         replaced = aside.submit(serving.wait_for, "takes its place")
-        while not replaced.done():
+        # Asked without a pause, the new process would get less of the processor, and start later.
+        while wait([replaced], timeout=0.02).not_done:
             _answer(serving, request)
     replaced.result()
     serving.watch()
@@ -375,13 +376,13 @@ def test_a_signal_lets_the_calls_of_every_process_finish(
     ids=["killed", "a second signal"],
 )
 def test_no_process_outlives_the_one_that_started_it(
-    models: Path,
+    gru_alone: Path,
     tmp_path: Path,
     make_request: MakeRequest,
     make_sequences: MakeSequences,
     blow: list[signal.Signals],
 ) -> None:
-    with _serving(models, tmp_path) as serving, serving.channel() as channel:
+    with _serving(gru_alone, tmp_path) as serving, serving.channel() as channel:
         serving.watch()
         serving.shut()
         call = SequenceClassifierStub(channel).Classify.future(
@@ -422,10 +423,10 @@ def test_a_provider_that_is_not_there_ends_them_with_one_line(models: Path) -> N
 
 @on_linux
 def test_what_keeps_a_process_from_starting_again_does_not_stop_the_others(
-    models: Path, tmp_path: Path, make_request: MakeRequest, make_sequences: MakeSequences
+    gru_alone: Path, tmp_path: Path, make_request: MakeRequest, make_sequences: MakeSequences
 ) -> None:
     request = make_request("gru", make_sequences(4))
-    repository = shutil.copytree(models, tmp_path / "models")
+    repository = shutil.copytree(gru_alone, tmp_path / "models")
     with _serving(repository, tmp_path) as serving:
         serving.watch()
         killed, _ = _processes(serving, request)
@@ -463,13 +464,13 @@ def test_processes_that_end_before_they_listen_are_not_started_again(
 
 @on_linux
 def test_operator_calls_are_refused_for_they_reach_one_process_only(
-    models: Path, tmp_path: Path
+    gru_alone: Path, tmp_path: Path
 ) -> None:
     token = access.new_token()
     grant = access.Grant("operator", access.sha256(token), frozenset(access.Right))
     (tmp_path / "access.toml").write_text(access.entry(grant))
     with (
-        _serving(models, tmp_path, "--access-file", str(tmp_path / "access.toml")) as serving,
+        _serving(gru_alone, tmp_path, "--access-file", str(tmp_path / "access.toml")) as serving,
         serving.channel() as channel,
         pytest.raises(grpc.RpcError) as raised,
     ):

@@ -102,12 +102,12 @@ def _values(attributes: Sequence[KeyValue]) -> dict[str, Any]:
 
 def test_a_call_is_a_span_with_its_queue_its_run_and_its_settling_under_it(
     run_server: RunServer,
-    models: Path,
+    gru_alone: Path,
     collector: Collector,
     make_request: MakeRequest,
     make_sequences: MakeSequences,
 ) -> None:
-    with run_server(models, otlp_endpoint=collector.endpoint) as running:
+    with run_server(gru_alone, otlp_endpoint=collector.endpoint) as running:
         running.classifier.Classify(make_request("gru", make_sequences(5, 30, 80)))
 
     work = {
@@ -149,12 +149,12 @@ def test_a_call_is_a_span_with_its_queue_its_run_and_its_settling_under_it(
 
 def test_a_call_continues_the_trace_of_its_caller(
     run_server: RunServer,
-    models: Path,
+    gru_alone: Path,
     collector: Collector,
     make_request: MakeRequest,
     make_sequences: MakeSequences,
 ) -> None:
-    with run_server(models, otlp_endpoint=collector.endpoint) as running:
+    with run_server(gru_alone, otlp_endpoint=collector.endpoint) as running:
         running.classifier.Classify(
             make_request("gru", make_sequences(5)),
             metadata=(("traceparent", f"00-{TRACE}-{PARENT}-01"),),
@@ -176,7 +176,7 @@ def test_a_call_continues_the_trace_of_its_caller(
 )
 def test_headers_of_traces_that_are_malformed_write_no_line(
     run_server: RunServer,
-    models: Path,
+    gru_alone: Path,
     collector: Collector,
     make_request: MakeRequest,
     make_sequences: MakeSequences,
@@ -184,7 +184,7 @@ def test_headers_of_traces_that_are_malformed_write_no_line(
     header: str,
     value: str,
 ) -> None:
-    with run_server(models, otlp_endpoint=collector.endpoint) as running:
+    with run_server(gru_alone, otlp_endpoint=collector.endpoint) as running:
         caplog.clear()
         running.classifier.Classify(
             make_request("gru", make_sequences(5)),
@@ -202,7 +202,7 @@ def test_headers_of_traces_that_are_malformed_write_no_line(
 @pytest.mark.parametrize("sampler", ["caller", "always_off"])
 def test_what_is_not_sampled_has_no_span(
     run_server: RunServer,
-    models: Path,
+    gru_alone: Path,
     collector: Collector,
     make_request: MakeRequest,
     make_sequences: MakeSequences,
@@ -214,7 +214,7 @@ def test_what_is_not_sampled_has_no_span(
         metadata = (("traceparent", f"00-{TRACE}-{PARENT}-00"),)
     else:
         monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
-    with run_server(models, otlp_endpoint=collector.endpoint) as running:
+    with run_server(gru_alone, otlp_endpoint=collector.endpoint) as running:
         running.classifier.Classify(make_request("gru", make_sequences(5)), metadata=metadata)
 
     assert collector.spans == []
@@ -222,12 +222,12 @@ def test_what_is_not_sampled_has_no_span(
 
 def test_each_part_of_a_large_call_has_spans_of_its_own(
     run_server: RunServer,
-    models: Path,
+    gru_alone: Path,
     collector: Collector,
     make_request: MakeRequest,
     make_sequences: MakeSequences,
 ) -> None:
-    with run_server(models, otlp_endpoint=collector.endpoint) as running:
+    with run_server(gru_alone, otlp_endpoint=collector.endpoint) as running:
         running.classifier.Classify(make_request("gru", make_sequences(*[3] * 600)))
 
     for name in ("queue", "run", "settle"):
@@ -238,9 +238,9 @@ def test_each_part_of_a_large_call_has_spans_of_its_own(
 
 
 def test_a_call_that_is_refused_has_its_status_and_no_fault_of_the_server(
-    run_server: RunServer, models: Path, collector: Collector
+    run_server: RunServer, gru_alone: Path, collector: Collector
 ) -> None:
-    with run_server(models, otlp_endpoint=collector.endpoint) as running:
+    with run_server(gru_alone, otlp_endpoint=collector.endpoint) as running:
         running.refusal(ClassifyRequest(model_name="nobody"))
 
     [span] = collector.spans
@@ -251,7 +251,7 @@ def test_a_call_that_is_refused_has_its_status_and_no_fault_of_the_server(
 @pytest.mark.parametrize("fate", ["cancelled", "expired"])
 def test_a_call_whose_caller_goes_has_the_status_that_says_so(
     run_server: RunServer,
-    models: Path,
+    gru_alone: Path,
     collector: Collector,
     make_request: MakeRequest,
     make_sequences: MakeSequences,
@@ -262,7 +262,7 @@ def test_a_call_whose_caller_goes_has_the_status_that_says_so(
         fate
     ]
     with run_server(
-        models,
+        gru_alone,
         otlp_endpoint=collector.endpoint,
         metrics_address="127.0.0.1:0",
         open_session=gate.open_session,
@@ -282,10 +282,10 @@ def test_a_call_whose_caller_goes_has_the_status_that_says_so(
 
 
 def test_a_call_without_a_token_has_a_span_and_is_refused_as_without_traces(
-    run_server: RunServer, models: Path, collector: Collector
+    run_server: RunServer, gru_alone: Path, collector: Collector
 ) -> None:
     with (
-        run_server(models, otlp_endpoint=collector.endpoint, operator=True) as running,
+        run_server(gru_alone, otlp_endpoint=collector.endpoint, operator=True) as running,
         grpc.insecure_channel(running.server.address) as channel,
     ):
         stub = classifier_pb2_grpc.SequenceClassifierStub(channel)
@@ -317,14 +317,14 @@ class _Broken:
 
 def test_a_run_that_fails_is_the_span_with_the_error(
     run_server: RunServer,
-    models: Path,
+    gru_alone: Path,
     collector: Collector,
     make_request: MakeRequest,
     make_sequences: MakeSequences,
 ) -> None:
     sessions = _Broken()
     with run_server(
-        models, otlp_endpoint=collector.endpoint, open_session=sessions.open_session
+        gru_alone, otlp_endpoint=collector.endpoint, open_session=sessions.open_session
     ) as running:
         sessions.broken = True
         running.refusal(make_request("gru", make_sequences(5)))
@@ -335,8 +335,8 @@ def test_a_run_that_fails_is_the_span_with_the_error(
     assert [span.status.message for span in collector.named("run")] == ["RuntimeError"]
 
 
-def test_probes_have_no_spans(run_server: RunServer, models: Path, collector: Collector) -> None:
-    with run_server(models, otlp_endpoint=collector.endpoint) as running:
+def test_probes_have_no_spans(run_server: RunServer, gru_alone: Path, collector: Collector) -> None:
+    with run_server(gru_alone, otlp_endpoint=collector.endpoint) as running:
         running.health()
         running.listed()
 
@@ -358,7 +358,7 @@ class _Traces(logging.Handler):
 @pytest.mark.parametrize("ends", ["answered", "refused"])
 def test_log_lines_of_a_call_know_its_trace(
     run_server: RunServer,
-    models: Path,
+    gru_alone: Path,
     collector: Collector,
     make_request: MakeRequest,
     make_sequences: MakeSequences,
@@ -370,7 +370,7 @@ def test_log_lines_of_a_call_know_its_trace(
     with caplog.at_level("DEBUG", "seqserve_server"):
         logger.addHandler(handler)
         try:
-            with run_server(models, otlp_endpoint=collector.endpoint) as running:
+            with run_server(gru_alone, otlp_endpoint=collector.endpoint) as running:
                 if ends == "answered":
                     running.classifier.Classify(make_request("gru", make_sequences(5)))
                 else:
@@ -383,10 +383,10 @@ def test_log_lines_of_a_call_know_its_trace(
 
 
 def test_a_collector_that_is_gone_keeps_no_call_and_no_stop_waiting_for_it(
-    run_server: RunServer, models: Path, make_request: MakeRequest, make_sequences: MakeSequences
+    run_server: RunServer, gru_alone: Path, make_request: MakeRequest, make_sequences: MakeSequences
 ) -> None:
     before = set(threading.enumerate())
-    with run_server(models, otlp_endpoint="http://127.0.0.1:9") as running:
+    with run_server(gru_alone, otlp_endpoint="http://127.0.0.1:9") as running:
         response = running.classifier.Classify(make_request("gru", make_sequences(5)))
 
     assert len(response.answers.classes) + len(response.answers.probabilities) > 0
@@ -394,7 +394,7 @@ def test_a_collector_that_is_gone_keeps_no_call_and_no_stop_waiting_for_it(
     assert not [each for each in left if each.name.startswith("seqserve-lane")]
 
 
-def test_nothing_of_opentelemetry_is_imported_without_an_endpoint(models: Path) -> None:
+def test_nothing_of_opentelemetry_is_imported_without_an_endpoint(gru_alone: Path) -> None:
     script = f"""
 import asyncio, sys
 from pathlib import Path
@@ -403,7 +403,7 @@ from seqserve_server.settings import Settings
 from seqserve_server.observability.tracing import current_trace_id
 
 async def serve():
-    async with Server(Settings(Path({str(models)!r}), address="127.0.0.1:0")):
+    async with Server(Settings(Path({str(gru_alone)!r}), address="127.0.0.1:0")):
         assert current_trace_id() == ""
 
 asyncio.run(serve())

@@ -53,7 +53,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 COUNT, SHARD = 400, 10
-NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
+NODE: dict[str, Any] = {
+    "num_cpus": 1,
+    "object_store_memory": 80 << 20,
+    "include_log_monitor": False,  # a process of its own; nobody reads the logs
+}
 KILLED_AFTER = 5
 
 
@@ -77,9 +81,9 @@ def cluster(heard: list[int]) -> Iterator[Cluster]:
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
+            **NODE,
             "num_cpus": 0,
             "include_dashboard": False,
-            "object_store_memory": 80 << 20,
             # A dead node is noticed after seconds, not after half a minute.
             "_system_config": {
                 "health_check_initial_delay_ms": 1000,

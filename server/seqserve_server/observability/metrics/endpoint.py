@@ -27,6 +27,8 @@ _MOST_PEERS = 8
 """At a time; others are turned away, so that nobody can have a thread for each connection."""
 _PATIENCE_S = 10.0
 """With a peer, from its connection to its answer: as long as Prometheus waits by default."""
+_STOPS_WITHIN_S = 0.1
+"""So often its thread looks whether it is to end."""
 
 
 class Endpoint:
@@ -62,7 +64,10 @@ class Endpoint:
         self.address = f"{self.address.rpartition(':')[0]}:{self._server.server_port}"
         with cores.patient_threads():
             threading.Thread(
-                target=self._server.serve_forever, name="seqserve-metrics", daemon=True
+                target=self._server.serve_forever,
+                args=(_STOPS_WITHIN_S,),
+                name="seqserve-metrics",
+                daemon=True,
             ).start()
         _log.info("metrics on http://%s%s", self.address, PATH)
 
