@@ -8,6 +8,7 @@ A test that takes these fixtures names their types under TYPE_CHECKING:
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 # onnxruntime reads it when it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+# A shell's background jobs have Ctrl-C ignored, and so would have all that tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says nothing on a shared machine.
 settings.register_profile("seqserve", deadline=None)
