@@ -71,6 +71,18 @@ def write(whole: pa.Table, path: Path) -> Path:
     return path
 
 
+def peak_growth(read: str, small: Path, large: Path) -> tuple[int, int]:
+    """What a process of its own finds in the larger file, and how many bytes it takes for that."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM % read, str(small), str(large)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found, grown = map(int, done.stdout.split())
+    return found, grown
+
+
 @pytest.mark.parametrize(
     ("form", "shape", "sequences", "bound", "times"),
     [
@@ -87,14 +99,8 @@ def test_memory_is_bounded_whatever_the_size_of_the_file(
     large = write(table(shape, sequences), tmp_path / f"large{form}")
     assert large.stat().st_size > times * bound
 
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM % SEQUENCES, str(small), str(large)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    found, grown = peak_growth(SEQUENCES, small, large)
 
-    found, grown = map(int, done.stdout.split())
     assert found == sequences
     assert grown < bound
 
@@ -105,14 +111,8 @@ def test_memory_is_bounded_where_ragged_rows_follow_one_another(tmp_path: Path) 
     small.write_text(f"id,a,b,c\n{good}" + "1,2,3\n" * 100_000 + "x,1,2,3\n")
     large.write_text(f"id,a,b,c\n{good}" + "1,2,3\n" * 1_000_000 + "x,1,2,3\n")
 
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM % ROWS, str(small), str(large)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    found, grown = peak_growth(ROWS, small, large)
 
-    found, grown = map(int, done.stdout.split())
     assert found == 1_100_001
     # Some 600 bytes a row where all are held; two blocks have 90,000 rows of this size.
     assert grown < 64 << 20
