@@ -18,6 +18,7 @@ from benchmarks.calls import CLASSIFY
 from seqserve import ragged
 from seqserve.v1 import classifier_pb2 as pb
 from seqserve.v1 import classifier_pb2_grpc, sequences_pb2
+from seqserve_server import process
 from seqserve_server.observability import logs
 from seqserve_server.options import MAX_MESSAGE_BYTES, LogFormat, LogLevel, Transport
 from seqserve_server.scheduling.work import Leave
@@ -86,6 +87,7 @@ async def _serve(chosen: Transport) -> None:
         classifier_pb2_grpc.add_SequenceClassifierServicer_to_server(Echo(), server)
     port = transport.bind(listener, "127.0.0.1:0")
     await listener.start()
+    process.spare_the_collector()
     logging.info("listening on 127.0.0.1:%d (%s transport)", port, chosen)
     logging.info("echo ready in 0 s")
     await terminated.wait()

@@ -1,24 +1,21 @@
 """`python -m benchmarks.policy_server REPOSITORY --policy P`: the real server, another scheduler.
 
-Transport, decoding, validation and encoding are the product's; only what decides which rows run
-next is exchanged. It prints what `seqserve serve` prints.
+Process, transport, decoding, validation and encoding are the product's; only what decides which
+rows run next is exchanged. It prints what `seqserve serve` prints.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.baselines import LengthBucketed, PaddedFifo
+from seqserve_server import process
 from seqserve_server.observability import logs
 from seqserve_server.options import LogFormat, LogLevel, Transport
 from seqserve_server.scheduling.work import Scheduler
-from seqserve_server.serving import Server
 from seqserve_server.settings import Settings
 
 POLICIES: dict[str, Callable[[Settings], Scheduler] | None] = {
@@ -50,19 +47,7 @@ def main() -> None:
         lanes=options.lanes,
         metrics_address="127.0.0.1:0",  # every policy pays for what the product counts
     )
-    asyncio.run(_serve(settings, POLICIES[options.policy]))
-
-
-async def _serve(
-    settings: Settings, make_scheduler: Callable[[Settings], Scheduler] | None
-) -> None:
-    begin = time.monotonic()
-    terminated = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
-    async with Server(settings, make_scheduler=make_scheduler) as server:
-        names = ", ".join(f"{entry.name} {entry.version}" for entry in server.entries)
-        logging.info("ready in %.2f s: %s", time.monotonic() - begin, names)
-        await terminated.wait()
+    asyncio.run(process.serve(settings, POLICIES[options.policy]))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, Any
 from seqserve_server.settings import Settings
 
 if TYPE_CHECKING:
+    from seqserve_server.scheduling.work import Scheduler
     from seqserve_server.serving import Server
+
+    MakeScheduler = Callable[[Settings], Scheduler]
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +40,12 @@ class Offer:
     """Versions that were not good."""
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, make_scheduler: MakeScheduler | None = None) -> None:
     """Serves until SIGTERM or SIGINT, then drains; a second signal ends it at once.
+
+    Args:
+        settings: What the server is told.
+        make_scheduler: As `Server`.
 
     Raises:
         CannotStart: says why.
@@ -48,6 +55,7 @@ async def serve(settings: Settings) -> None:
         settings,
         signalled(),
         on_ready=lambda offer: log_ready(offer, time.monotonic() - begin, settings),
+        make_scheduler=make_scheduler,
     )
     _log.info("stopped")
 
@@ -59,6 +67,7 @@ async def run(
     on_listening: Callable[[], None] = lambda: None,
     on_ready: Callable[[Offer], None],
     listen_at_once: bool = True,
+    make_scheduler: MakeScheduler | None = None,
 ) -> None:
     """Serves until told to stop, then drains.
 
@@ -69,13 +78,14 @@ async def run(
         on_ready: Called when every model is ready or refused; never if it is told to stop before.
         listen_at_once: Else it listens when it is ready: calls are not to come here before that,
             for others on the same port can answer them.
+        make_scheduler: As `Server`.
 
     Raises:
         CannotStart: says why.
     """
     from seqserve_server.serving import Server
 
-    server = Server(settings)
+    server = Server(settings, make_scheduler=make_scheduler)
     if listen_at_once:
         await server.start()
     else:
@@ -88,7 +98,7 @@ async def run(
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if loaded.done():
             loaded.result()
-            _spare_the_collector()
+            spare_the_collector()
             if not listen_at_once:
                 await server.listen()
                 on_listening()
@@ -98,7 +108,7 @@ async def run(
         await server.stop()
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """Takes modules and models out of the garbage collector's rounds, and makes those rarer.
 
     Every call makes some dozens of objects that outlive a young generation of 700: they, and
