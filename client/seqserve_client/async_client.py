@@ -81,6 +81,8 @@ class AsyncClient:
         max_in_flight: Requests of one call under way at a time.
         coalesce_sequences: Calls of a single sequence that leave as one request, at most.
         coalesce_delay_s: How long such a call waits for others.
+        keepalive_s: When a silent server is asked whether it is there.
+        keepalive_timeout_s: How long it may take to say so.
 
     Raises:
         InvalidOptions: an option cannot be.
@@ -107,6 +109,8 @@ class AsyncClient:
         max_in_flight: int = defaults.MAX_IN_FLIGHT,
         coalesce_sequences: int = defaults.COALESCE_SEQUENCES,
         coalesce_delay_s: float = defaults.COALESCE_DELAY_S,
+        keepalive_s: float = defaults.KEEPALIVE_S,
+        keepalive_timeout_s: float = defaults.KEEPALIVE_TIMEOUT_S,
     ) -> None:
         self.options = Options(
             address=address,
@@ -127,6 +131,8 @@ class AsyncClient:
             max_in_flight=max_in_flight,
             coalesce_sequences=coalesce_sequences,
             coalesce_delay_s=coalesce_delay_s,
+            keepalive_s=keepalive_s,
+            keepalive_timeout_s=keepalive_timeout_s,
         )
         self._target = Target.parse(address)
         self._coalescer = AsyncCoalescer(

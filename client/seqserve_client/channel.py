@@ -46,7 +46,8 @@ _SERVICE_CONFIG = {
 }
 # Where an address says so itself, gRPC is given it as it is.
 _SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "vsock:", "xds:")
-
+_NEVER_MS = 2**31 - 1
+"""What gRPC takes for a time that does not come."""
 
 _OF_THOSE_THAT_SERVE = {"healthCheckConfig": {"serviceName": ""}}
 
@@ -55,7 +56,7 @@ def open_channel(target: Target, options: Options, *, to_any: bool = False) -> g
     """A channel for threads; to the replicas that serve, or to any."""
 
     def opened() -> grpc.Channel:
-        arguments = target.channel_arguments(to_any=to_any)
+        arguments = target.channel_arguments(options, to_any=to_any)
         if options.credentials is None:
             return grpc.insecure_channel(target.uri, arguments)
         return grpc.secure_channel(target.uri, options.credentials, arguments)
@@ -69,7 +70,7 @@ def open_async_channel(
     """The same for the event loop that runs now, and for no other."""
 
     def opened() -> grpc.aio.Channel:
-        arguments = target.channel_arguments(to_any=to_any)
+        arguments = target.channel_arguments(options, to_any=to_any)
         if options.credentials is None:
             return grpc.aio.insecure_channel(target.uri, arguments)
         return grpc.aio.secure_channel(target.uri, options.credentials, arguments)
@@ -112,7 +113,7 @@ class Target:
         # gRPC would name the whole list as the host, which not every server takes.
         return cls(_address_list(servers), _joined(*servers[0]))
 
-    def channel_arguments(self, *, to_any: bool) -> list[tuple[str, Any]]:
+    def channel_arguments(self, options: Options, *, to_any: bool) -> list[tuple[str, Any]]:
         """The channel's arguments, as `grpc` and `grpc.aio` take them."""
         service_config = _SERVICE_CONFIG | ({} if to_any else _OF_THOSE_THAT_SERVE)
         arguments: list[tuple[str, Any]] = [
@@ -128,6 +129,10 @@ class Target:
             ("grpc.dns_min_time_between_resolutions_ms", 1000),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2000),
+            ("grpc.keepalive_time_ms", _milliseconds(options.keepalive_s)),
+            ("grpc.keepalive_timeout_ms", _milliseconds(options.keepalive_timeout_s)),
+            # Of the two the longer one counts, and it is a minute by default.
+            ("grpc.http2.ping_timeout_ms", _milliseconds(options.keepalive_timeout_s)),
             ("grpc.primary_user_agent", f"seqserve-client/{__version__}"),
         ]
         if self.authority is not None:
@@ -138,6 +143,11 @@ class Target:
 def each_server(text: str) -> list[str]:
     """What `Target.parse` reads as several servers, one by one."""
     return [text] if text.startswith(_SCHEMES) else [part.strip() for part in text.split(",")]
+
+
+def _milliseconds(seconds: float) -> int:
+    """As gRPC takes a time; at least one."""
+    return max(1, int(min(1e3 * seconds, _NEVER_MS)))
 
 
 def _split(server: str, text: str) -> tuple[str, int]:

@@ -88,6 +88,10 @@ class Client:
         coalesce_sequences: Calls of a single sequence that leave as one request, at most.
         coalesce_delay_s: How long such a call waits for others, in seconds for each request that
             is under way already.
+        keepalive_s: With calls under way, a server silent for so long is asked whether it is there;
+            `math.inf` never asks.
+        keepalive_timeout_s: One that does not say so for so long is gone: its calls fail or go to
+            another.
 
     Raises:
         InvalidOptions: an option cannot be.
@@ -114,6 +118,8 @@ class Client:
         max_in_flight: int = defaults.MAX_IN_FLIGHT,
         coalesce_sequences: int = defaults.COALESCE_SEQUENCES,
         coalesce_delay_s: float = defaults.COALESCE_DELAY_S,
+        keepalive_s: float = defaults.KEEPALIVE_S,
+        keepalive_timeout_s: float = defaults.KEEPALIVE_TIMEOUT_S,
     ) -> None:
         self.options = Options(
             address=address,
@@ -134,6 +140,8 @@ class Client:
             max_in_flight=max_in_flight,
             coalesce_sequences=coalesce_sequences,
             coalesce_delay_s=coalesce_delay_s,
+            keepalive_s=keepalive_s,
+            keepalive_timeout_s=keepalive_timeout_s,
         )
         target = Target.parse(address)
         self._channel = open_channel(target, self.options)

@@ -3,6 +3,9 @@
 PORT = 8001
 ADDRESS = f"127.0.0.1:{PORT}"
 TIMEOUT_S = 30.0
+# A server that vanished is passed over within their sum.
+KEEPALIVE_S = 10.0
+KEEPALIVE_TIMEOUT_S = 10.0
 
 # Well within what a server takes by default, so that several requests of a call are read, run and
 # answered at the same time, and a few callers do not fill its queue.

@@ -45,6 +45,11 @@ class Options:
     """Calls of a single sequence that leave as one request, at most; 1 sends each by itself."""
     coalesce_delay_s: float = defaults.COALESCE_DELAY_S
     """How long such a call waits for others, in seconds for each request under way."""
+    keepalive_s: float = defaults.KEEPALIVE_S
+    """With calls under way, a server silent for so long is asked whether it is there; `math.inf`
+    never asks."""
+    keepalive_timeout_s: float = defaults.KEEPALIVE_TIMEOUT_S
+    """One that does not say so for so long is gone, and its calls fail or go to another."""
 
     def __post_init__(self) -> None:
         checked_timeout(self.timeout_s)
@@ -72,6 +77,12 @@ class Options:
             raise InvalidOptions(
                 f"coalesce_delay_s is {self.coalesce_delay_s}; seconds of at least 0 are needed"
             )
+        for name, seconds in {
+            "keepalive_s": self.keepalive_s,
+            "keepalive_timeout_s": self.keepalive_timeout_s,
+        }.items():
+            if not seconds > 0:
+                raise InvalidOptions(f"{name} is {seconds}; seconds above 0 are needed")
 
     def call_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         """The headers of a call that begins now."""

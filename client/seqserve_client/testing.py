@@ -150,7 +150,12 @@ class FakeServer:
         """Listens, on a free port the first time and on the same one after a `stop`."""
         server = grpc.server(
             futures.ThreadPoolExecutor(max_workers=8, thread_name_prefix="fake-server"),
-            options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)],
+            options=[
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.so_reuseport", 0),
+                # As often as a client's keepalive may ask, where the default is five minutes.
+                ("grpc.http2.min_ping_interval_without_data_ms", 0),
+            ],
         )
         classifier_pb2_grpc.add_SequenceClassifierServicer_to_server(_Classifier(self), server)
         catalog_pb2_grpc.add_ModelCatalogServicer_to_server(_Catalog(self), server)

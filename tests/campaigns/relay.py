@@ -1,4 +1,4 @@
-"""A way to a server that can be cut: bytes are passed on until then."""
+"""A way to a server that can be cut or go dead: bytes are passed on until then."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Relay:
         self._lock = threading.Lock()
         self._connected = threading.Condition(self._lock)
         self._ends: set[socket.socket] = set()
+        self._dead = False
         threading.Thread(target=self._accept, daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -50,6 +51,10 @@ class Relay:
             ends, self._ends = self._ends, set()
         for end in ends:
             _reset(end)
+
+    def go_dead(self) -> None:
+        """From now on no byte arrives and no connection ends, as where a host has vanished."""
+        self._dead = True
 
     def wait_until_connected(self) -> None:
         """Until there is a connection."""
@@ -76,7 +81,8 @@ class Relay:
     def _pass(self, one: socket.socket, other: socket.socket) -> None:
         with suppress(OSError):
             while data := one.recv(1 << 16):
-                other.sendall(data)
+                if not self._dead:
+                    other.sendall(data)
         with self._lock:
             self._ends -= {one, other}
         for end in (one, other):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,9 @@ MakeRequest = Callable[..., ClassifyRequest]
 
 TIMEOUT_S = 60.0
 PINGS = 50
+# Of 1,000 calls that wait gRPC refuses some, of 3,000 all, unless it is told otherwise.
+CONNECTIONS = 20
+CALLS_OF_EACH = 160
 
 
 @contextmanager
@@ -241,6 +245,41 @@ def test_a_flood_of_pings_harms_nobody_else(
             assert flooding.goes_away == "too_many_pings"
         begin(other, 1)
         assert [event for event in _until(other, 1) if event[3]]
+
+
+def test_a_client_may_ping_every_second(
+    run_server: RunServer, models: Path, begin: Callable[[Connection, int], None]
+) -> None:
+    with run_server(models) as server, connected(server) as connection:
+        for pings in range(1, 6):
+            connection.write(frame(PING, 0, 0, bytes(8)))
+            while connection.pongs < pings:
+                connection.exchange(None)
+            silent_until = time.monotonic() + 1.0
+            while (left := silent_until - time.monotonic()) > 0:
+                connection.exchange(left)
+        begin(connection, 1)
+        assert [event for event in _until(connection, 1) if event[3]]
+        assert connection.goes_away is None
+
+
+def test_more_calls_at_once_than_grpc_would_let_wait_are_answered(
+    run_server: RunServer, models: Path, begin: Callable[[Connection, int], None]
+) -> None:
+    with run_server(models) as server, ExitStack() as stack:
+        connections = [stack.enter_context(connected(server)) for _ in range(CONNECTIONS)]
+        for connection in connections:
+            for call in range(CALLS_OF_EACH):
+                begin(connection, 2 * call + 1)
+        events: list[list[tuple[int, int, bytes, bool]]] = [[] for _ in connections]
+        while any(connection.unsent for connection in connections):
+            for connection, its in zip(connections, events, strict=True):
+                its += connection.exchange(0)
+        for connection, its in zip(connections, events, strict=True):
+            while sum(over for *_, over in its) < CALLS_OF_EACH:
+                its += _events(connection)
+            # A call that is refused ends without a message.
+            assert len({stream for stream, _, message, _ in its if message}) == CALLS_OF_EACH
 
 
 def _events(connection: Connection) -> list[tuple[int, int, bytes, bool]]:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _MOST_IO_THREADS = 2
+# A client that looks whether its server is still there does so less than once a second, and by
+# default a ping more often than every five minutes would end its connection.
+_LEAST_BETWEEN_PINGS_MS = 500
 _DEFAULT_LIMITS = ConnectionLimits()
 
 
@@ -130,6 +133,11 @@ def _of_connections(limits: ConnectionLimits) -> list[tuple[str, int]]:
         ("grpc.http2.ping_timeout_ms", milliseconds(limits.keepalive_timeout_s)),
         # Or a peer without a call that has vanished would be kept for ever.
         ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_BETWEEN_PINGS_MS),
+        # As above, and by default from 1,000 calls that nobody has taken up yet: a burst. What is
+        # too much is for the queue to say, in steps, with word of when to try again.
+        ("grpc.server.max_pending_requests", MOST),
+        ("grpc.server.max_pending_requests_hard_limit", MOST),
         *((name, milliseconds(seconds)) for name, seconds in aging.items() if seconds),
     ]
 
