@@ -98,19 +98,25 @@ class LengthBucketed:
 
     def submit(self, work: Work, tell: Callable[[Outcome], None]) -> Leave:
         """As `Scheduler.submit`; rows whose caller has left run all the same."""
-        assert work.state is None, "live sequences are the product's alone"
-        graph = work.runner.graph
-        request = _Request(
-            work, graph, tell, time.monotonic(), work.rows.offsets.tolist(), len(work.rows)
-        )
+        return self.submit_all((work,), (tell,))
+
+    def submit_all(
+        self, works: Sequence[Work], tells: Sequence[Callable[[Outcome], None]]
+    ) -> Leave:
+        """As `Scheduler.submit_all`, but for those who leave."""
+        now, steps = time.monotonic(), sum(work.rows.steps for work in works)
         with self._changed:
             if self._closed:
                 raise Draining
-            if self._steps + work.rows.steps > self._max_steps:
+            if self._steps + steps > self._max_steps:
                 raise QueueFull("the baseline's queue is full", retry_after_s=1.0)
-            self._steps += work.rows.steps
-            for index, length in enumerate(work.rows.lengths.tolist()):
-                self._bucket(graph, length).rows.append((request, index))
+            self._steps += steps
+            for work, tell in zip(works, tells, strict=True):
+                assert work.state is None, "live sequences are the product's alone"
+                graph, rows = work.runner.graph, work.rows
+                request = _Request(work, graph, tell, now, rows.offsets.tolist(), len(rows))
+                for index, length in enumerate(rows.lengths.tolist()):
+                    self._bucket(graph, length).rows.append((request, index))
             self._changed.notify()
         return lambda: None
 

@@ -324,27 +324,22 @@ class _Parts(Generic[_T]):
         self._lock = threading.Lock()  # lanes may end parts at the same time; guards what follows
         self._outputs: list[Outputs | None] = [None] * parts
         self._missing = parts
-        self._leaves: list[Leave] = []
+        self._leave_all: Leave = stay
         self._over = False
 
     def begin(self, scheduler: Scheduler, works: Sequence[Work]) -> None:
         """Submits the parts.
 
         Raises:
-            What `Scheduler.submit` raises, of any part; the others are dropped.
+            What `Scheduler.submit_all` raises.
         """
-        for index, work in enumerate(works):
-            try:
-                leave = scheduler.submit(work, partial(self._part, index))
-            except Exception:
-                if self._end(None):
-                    raise
-                return  # another part has failed already, and the caller has been told
-            with self._lock:
-                if not self._over:
-                    self._leaves.append(leave)
-                    continue
-            leave()
+        tells = [partial(self._part, index) for index in range(len(works))]
+        leave = scheduler.submit_all(works, tells)
+        with self._lock:
+            if not self._over:
+                self._leave_all = leave
+                return
+        leave()  # a part has failed already
 
     def leave(self) -> None:
         """Drops it: nobody waits for it any more."""
@@ -360,24 +355,22 @@ class _Parts(Generic[_T]):
             self._missing -= 1
             if self._missing:
                 return
-            self._leaves.clear()
+            self._leave_all = stay
         outputs = [output for output in self._outputs if output is not None]
         self._end(_finished(self._finish, outputs))
 
-    def _end(self, answer: _T | Exception | None) -> bool:
-        """Ends it with what is to be told, if nothing else has; whether nothing had."""
+    def _end(self, answer: _T | Exception | None) -> None:
+        """Ends it with what is to be told, if nothing else has."""
         with self._lock:
             if self._over:
-                return False
+                return
             self._over = True
-            leaves, self._leaves = self._leaves, []
-        for leave in leaves:
-            leave()
+            leave, self._leave_all = self._leave_all, stay
+        leave()
         tell = self._tell
         del self._tell  # it may hold the way to leave, and must not wait for the garbage collector
         if answer is not None:
             tell(answer)
-        return True
 
 
 def _answers(model: ServedModel, outputs: list[Outputs], top_k: int) -> Answers:

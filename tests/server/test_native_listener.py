@@ -9,12 +9,16 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import grpc
 import pytest
 from google.protobuf import wrappers_pb2
 
 from seqserve_server.errors import AddressUnavailable, DeadlineSpent
+from seqserve_server.observability.metrics.calls import Calls
+from seqserve_server.observability.spans import Spans
 from seqserve_server.scheduling.work import Leave
 from seqserve_server.transports import transport
 from seqserve_server.transports.native_listener import Method, NativeListener, Tell
@@ -36,11 +40,22 @@ def echo(request: Text, _size: int, _deadline: float, tell: Tell) -> Leave:
 
 @asynccontextmanager
 async def listening(
-    begin: Begin, *, max_message_bytes: int = 1_000, parse: Callable[[bytes], Text] | None = None
+    begin: Begin,
+    *,
+    max_message_bytes: int = 1_000,
+    parse: Callable[[bytes], Text] | None = None,
+    counts: Calls | None = None,
+    spans: Spans | None = None,
 ) -> AsyncIterator[Callable[[bytes], grpc.aio.UnaryUnaryCall[bytes, Text]]]:
     """Calls a method that is begun so, with a request of these bytes."""
     methods = [Method(PATH, parse or Text.FromString, begin)]
-    listener = transport.native(methods, transport.grpcio(max_message_bytes), max_message_bytes)
+    listener = transport.native(
+        methods,
+        transport.grpcio(max_message_bytes),
+        max_message_bytes,
+        counts=counts,
+        spans=spans,
+    )
     port = transport.bind(listener, "127.0.0.1:0")
     await listener.start()
     try:
@@ -99,6 +114,18 @@ async def test_whatever_fails_in_a_call_fails_that_call_alone(where: str, error:
         assert await code(failed) is grpc.StatusCode.INTERNAL
         assert "secret" not in (await failed.details() or "")
         assert (await call(text("good"))).value == "good"
+
+
+async def test_what_cannot_be_counted_or_traced_is_answered_all_the_same() -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    counts, spans = Calls(lambda _: True), SimpleNamespace(call=fail)
+    counts.ended = fail  # type: ignore[assignment, method-assign]
+    async with listening(echo, counts=counts, spans=cast(Spans, spans)) as call:
+        answers = await asyncio.gather(*(call(text(str(number))) for number in range(3)))
+
+    assert [answer.value for answer in answers] == ["0", "1", "2"]
 
 
 async def test_an_answer_that_cannot_be_written_fails_its_call_alone() -> None:

@@ -55,9 +55,14 @@ class Runner:
     @property
     def work_steps(self) -> int:
         """How many steps rows that come together should have: several must fit into play."""
-        return max(1, self.play_steps // 8)
+        return work_steps(self.play_steps)
 
     @property
     def whole(self) -> bool:
         """Whether rows must run to their end at once: nothing carries their state."""
         return not self.graph.state_tensors
+
+
+def work_steps(play_steps: int) -> int:
+    """The same, where so many may be in play."""
+    return max(1, play_steps // 8)

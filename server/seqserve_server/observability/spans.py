@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib.metadata import version
@@ -170,16 +170,28 @@ class _TracedScheduler:
 
     def submit(self, work: Work, tell: Callable[[Outcome], None]) -> Leave:
         """As `Scheduler.submit`."""
+        return self.submit_all((work,), (tell,))
+
+    def submit_all(
+        self, works: Sequence[Work], tells: Sequence[Callable[[Outcome], None]]
+    ) -> Leave:
+        """As `Scheduler.submit_all`."""
         call = trace.get_current_span()
         if not call.is_recording():  # not sampled
-            return self._scheduler.submit(work, tell)
-        part = _Part(self._tracer, call, work)
-        leave = self._scheduler.submit(replace(work, timeline=part.timeline), part.told(tell))
+            return self._scheduler.submit_all(works, tells)
+        traced = [_Part(self._tracer, call, work) for work in works]
+        leave = self._scheduler.submit_all(
+            [
+                replace(work, timeline=part.timeline)
+                for work, part in zip(works, traced, strict=True)
+            ],
+            [part.told(tell) for part, tell in zip(traced, tells, strict=True)],
+        )
 
         def leave_traced() -> None:
             leave()
             # The official interceptor does not know it of a call that is cancelled.
-            code = left(work.deadline - time.monotonic())
+            code = left(works[0].deadline - time.monotonic())
             call.set_attribute(_STATUS_CODE, code.value[0])
 
         return leave_traced

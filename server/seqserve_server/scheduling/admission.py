@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from seqserve_server.errors import DeadlineSpent, QueueFull
@@ -10,7 +12,7 @@ from seqserve_server.scheduling.caution import Caution
 from seqserve_server.scheduling.cost import CostModel
 from seqserve_server.scheduling.policy import company
 from seqserve_server.scheduling.ticket import Ticket
-from seqserve_server.scheduling.work import ServiceClass
+from seqserve_server.scheduling.work import KEPT_FROM_BULK, ServiceClass
 
 MIN_RETRY_S = 0.01
 MAX_RETRY_S = 30.0
@@ -28,6 +30,8 @@ class _Inside(NamedTuple):
     """That it takes the lanes."""
     late: float
     """From then on an answer hardly comes in time; infinite where that teaches nothing of waits."""
+    cost: CostModel
+    """Of its model."""
 
 
 class Admission:
@@ -44,6 +48,7 @@ class Admission:
         self._steps = 0
         self._seconds = [0.0 for _ in ServiceClass]
         self._inside: dict[Ticket, _Inside] = {}
+        self._models: Counter[CostModel] = Counter()  # how many tickets are inside
         self._cautions = [Caution() for _ in ServiceClass]
 
     @property
@@ -80,38 +85,35 @@ class Admission:
                 retry_after_s=_bounded(wait_s - left_s),
             )
 
-    def enter(self, ticket: Ticket, cost: CostModel, now: float) -> None:
-        """Lets work in.
+    def enter(self, tickets: Sequence[Ticket], cost: CostModel, now: float) -> None:
+        """Lets in work that came together, all of it or nothing.
 
         Args:
-            ticket: The work.
+            tickets: The work: one class, one deadline.
             cost: What its model costs.
-            now: On the clock of the ticket's deadline.
+            now: On the clock of the deadline.
 
         Raises:
             QueueFull: its steps do not fit, or its turn would come too late.
             DeadlineSpent: it is too late already.
         """
-        if self._steps + ticket.steps > self._max_steps:
-            raise QueueFull(
-                f"{self._steps} steps are under way and {ticket.steps} more do not fit into a "
-                f"queue of {self._max_steps}",
-                retry_after_s=self._half_s(),
-            )
-        if ticket.deadline <= now:
+        service_class, deadline = tickets[0].service_class, tickets[0].deadline
+        steps = sum(ticket.steps for ticket in tickets)
+        self._check_room(steps, service_class)
+        if deadline <= now:
             raise DeadlineSpent
-        rows = len(ticket.lengths)
-        together = company(cost, math.ceil(ticket.steps / rows))
-        # Where nothing runs nothing renews the pace either: a moment in which the process stood
-        # still would have everybody refused for ever.
-        pace = cost.pace if self._inside else 1.0
-        seconds = pace * cost.company_s(rows, ticket.steps, together)
+        rows = sum(len(ticket.lengths) for ticket in tickets)
+        together = company(cost, math.ceil(steps / rows))
+        # Where nothing of a model runs nothing renews its pace either: a moment in which the
+        # process stood still would have everybody refused for ever.
+        pace = cost.pace if self._models[cost] else 1.0
+        seconds = pace * cost.company_s(rows, steps, together)
         late = math.inf
-        if ticket.deadline < math.inf:
-            wait_s = self._wait_s(ticket.service_class, now)
-            alone_s = pace * cost.alone_s(int(ticket.lengths.max()))
+        if deadline < math.inf:
+            wait_s = self._wait_s(service_class, now)
+            alone_s = pace * cost.alone_s(max(int(ticket.lengths.max()) for ticket in tickets))
             own_s = max(alone_s, seconds / self._lanes)
-            left_s = ticket.deadline - now
+            left_s = deadline - now
             if wait_s + own_s > left_s:
                 raise QueueFull(
                     f"the answer would take about {wait_s + own_s:.3g} s, {wait_s:.3g} s of it "
@@ -120,9 +122,11 @@ class Admission:
                 )
             if wait_s > 0 and wait_s + own_s > _NEAR * left_s:
                 late = now + _IN_TIME * left_s
-        self._inside[ticket] = _Inside(seconds, late)
-        self._steps += ticket.steps
-        self._seconds[ticket.service_class] += seconds
+        for ticket in tickets:
+            self._inside[ticket] = _Inside(seconds * ticket.steps / steps, late, cost)
+        self._models[cost] += len(tickets)
+        self._steps += steps
+        self._seconds[service_class] += seconds
 
     def leave(self, ticket: Ticket, now: float) -> bool:
         """Notes that work is settled or dropped; whether it was still inside."""
@@ -131,6 +135,9 @@ class Admission:
             return False
         self._steps -= ticket.steps
         self._seconds[ticket.service_class] -= inside.seconds
+        self._models[inside.cost] -= 1
+        if not self._models[inside.cost]:
+            del self._models[inside.cost]
         if inside.late < math.inf:
             caution = self._cautions[ticket.service_class]
             if now > inside.late:
@@ -144,9 +151,21 @@ class Admission:
         ahead_s = sum(self._seconds[: service_class + 1]) / self._lanes
         return self._cautions[service_class].factor(now) * ahead_s
 
-    def _half_s(self) -> float:
-        """When half of what is under way is likely to be done: then there is room again."""
-        return _bounded(sum(self._seconds) / 2 / self._lanes)
+    def _check_room(self, steps: int, service_class: ServiceClass) -> None:
+        most, kept = self._max_steps, ""
+        if service_class is ServiceClass.BULK and self._steps:  # else it might never fit
+            most = int(most * (1 - KEPT_FROM_BULK))
+            kept = f", of which bulk work leaves {KEPT_FROM_BULK:.0%} free"
+        missing = self._steps + steps - most
+        if missing <= 0:
+            return
+        # Half of what is under way is to be done first, or all who were refused meet again.
+        part = 1.0 if missing > self._steps else max(0.5, missing / self._steps)
+        raise QueueFull(
+            f"{self._steps} steps are under way and {steps} more do not fit into a queue of "
+            f"{self._max_steps}{kept}",
+            retry_after_s=_bounded(part * sum(self._seconds) / self._lanes),
+        )
 
 
 def _bounded(seconds: float) -> float:

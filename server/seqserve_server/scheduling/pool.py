@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from seqserve_server.scheduling.cost import CostModel
 from seqserve_server.scheduling.policy import BULK_RUN_LIMIT_S, Run, group, run_limit_s
 from seqserve_server.scheduling.ticket import Ticket
-from seqserve_server.scheduling.work import ServiceClass
+from seqserve_server.scheduling.work import KEPT_FROM_BULK, ServiceClass
 
 STRETCH = 8.0
 """How many times what a run of its own would cost a row's due date is after its arrival."""
@@ -39,9 +39,6 @@ _TURN_SHARE = 0.05
 _TURN_LIMIT_S = 20e-3
 """A turn takes all that is ready, or a lane's share of it, but no longer than this, or than its
 fixed cost asks for: whoever comes meanwhile waits for its end."""
-_KEPT_FROM_BULK = 0.25
-"""Of the room in play, what bulk tickets leave free."""
-
 Slots = NDArray[np.int64]
 _Queue = OrderedDict[Ticket, None]
 _NOWHERE: Slots = np.empty(0, np.int64)
@@ -192,7 +189,7 @@ class Pool:
         if overdue and not self._let_in(bulk, now, admitted, expired, overdue=True):
             pass
         elif self._let_in(interactive, now, admitted, expired) and bulk:
-            self._let_in(bulk, now, admitted, expired, kept=_KEPT_FROM_BULK)
+            self._let_in(bulk, now, admitted, expired, kept=KEPT_FROM_BULK)
         return Group(admitted, self._play(admitted)), expired
 
     def turn(self, now: float) -> Turn | None:

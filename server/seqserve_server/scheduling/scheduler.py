@@ -49,7 +49,9 @@ class _Submission(WorkTicket):
 
     __slots__ = ("tell",)
 
-    tell: Callable[[Outcome], None]
+    def __init__(self, work: Work, arrived: float, tell: Callable[[Outcome], None]) -> None:
+        super().__init__(work, arrived)
+        self.tell = tell
 
 
 class _Lane(threading.Thread):
@@ -109,19 +111,26 @@ class LaneScheduler:
 
     def submit(self, work: Work, tell: Callable[[Outcome], None]) -> Leave:
         """As `Scheduler.submit`."""
+        return self.submit_all((work,), (tell,))
+
+    def submit_all(
+        self, works: Sequence[Work], tells: Sequence[Callable[[Outcome], None]]
+    ) -> Leave:
+        """As `Scheduler.submit_all`."""
         now = self._clock()
-        ticket = _Submission(work, now)
-        ticket.tell = tell
-        if work.timeline is not None:
+        tickets = [_Submission(work, now, tell) for work, tell in zip(works, tells, strict=True)]
+        first = works[0]
+        if first.timeline is not None:
             self._timing = True
         with self._entrance:
             if self._closed:
                 raise Draining
-            self._admission.enter(ticket, work.runner.cost, now)
-            self._inbox.put(ticket)  # before the scheduler can be closed
-        if work.service_class is ServiceClass.INTERACTIVE:
+            self._admission.enter(tickets, first.runner.cost, now)
+            for ticket in tickets:
+                self._inbox.put(ticket)  # before the scheduler can be closed
+        if first.service_class is ServiceClass.INTERACTIVE:
             self._interactive_waits = True
-        return partial(self._leave, ticket)
+        return partial(self._leave, tickets)
 
     def stats(self) -> Stats:
         """What the lanes did so far."""
@@ -208,11 +217,19 @@ class LaneScheduler:
             target=self._run_lane, args=(index,), name=f"seqserve-lane-{index}", daemon=True
         )
 
-    def _leave(self, ticket: _Submission) -> None:
+    def _leave(self, tickets: Sequence[_Submission]) -> None:
         """A caller has gone: its rows are let go at the next border."""
-        if self._take_out(ticket):
-            ticket.gone = True
-            self._inbox.put(ticket)
+        for ticket in tickets:
+            if self._take_out(ticket):
+                ticket.gone = True
+                self._inbox.put(ticket)
+        # Where every lane is busy, and for long perhaps, nobody else lets go of what they hold.
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self._resting:
+                    self._take_in()
+            finally:
+                self._lock.release()
 
     def _take_out(self, ticket: _Submission) -> Callable[[Outcome], None] | None:
         """How its caller is told; to the first of all who ask, None to the others."""

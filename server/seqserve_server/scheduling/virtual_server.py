@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -29,14 +29,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqserve_server.errors import QueueFull
-from seqserve_server.models.runner import PLAY_STEPS
+from seqserve_server.models.runner import PLAY_STEPS, work_steps
 from seqserve_server.scheduling.admission import Admission
 from seqserve_server.scheduling.cost import DEFAULT, Coefficients, CostModel
 from seqserve_server.scheduling.pool import Batch, Group, Pool, Turn
 from seqserve_server.scheduling.row_store import MOST_SLOTS
 from seqserve_server.scheduling.stats import Stats
 from seqserve_server.scheduling.ticket import Ticket
-from seqserve_server.scheduling.work import MAX_ROWS, ServiceClass
+from seqserve_server.scheduling.work import ServiceClass, cut
 
 _SWITCH_S = 5e-3
 """The transport holds the interpreter no longer than this: `sys.getswitchinterval`."""
@@ -282,8 +282,8 @@ class Call:
         self.service_class = service_class
         self.deadline = deadline
         self.ended = ended
-        self.tickets: list[Ticket] = []
-        self.pending = -(-len(lengths) // MAX_ROWS)
+        self.tickets: Sequence[Ticket] = ()
+        self.pending = 0
         self.over = False
 
     def end(self, at: float, fate: Fate, retry_after_s: float = 0.0) -> None:
@@ -336,6 +336,7 @@ class VirtualServer:
         self._cost = CostModel(model.cost)
         self._policy = policy(model, self._cost)
         self._admission = Admission(model.max_queue_steps, model.lanes)
+        self._work_steps = work_steps(model.steps)
         self._interpreter = _Interpreter(clock)
         self._jobs: deque[tuple[float, Callable[[float], None]]] = deque()
         self._transport_rests = _Line(clock)
@@ -397,19 +398,25 @@ class VirtualServer:
     def _submit(self, call: Call, at: float) -> None:
         if call.over:
             return
-        for first in range(0, len(call.lengths), MAX_ROWS):
-            ticket = _CallTicket(call.lengths[first : first + MAX_ROWS], at, call)
-            try:
-                self._admission.enter(ticket, self._cost, at)
-            except QueueFull as full:
-                self._give_up(call)
-                told = partial(call.end, fate=Fate.REFUSED, retry_after_s=full.retry_after_s)
-                self._post(self._half_s(0), told)
-                return
-            call.tickets.append(ticket)
-            if call.service_class is ServiceClass.INTERACTIVE:
-                self._interactive_waits = True
+        tickets = [_CallTicket(part, at, call) for part in self._parts(call.lengths)]
+        try:
+            self._admission.enter(tickets, self._cost, at)
+        except QueueFull as full:
+            told = partial(call.end, fate=Fate.REFUSED, retry_after_s=full.retry_after_s)
+            self._post(self._half_s(0), told)
+            return
+        call.tickets = tickets
+        call.pending = len(tickets)
+        if call.service_class is ServiceClass.INTERACTIVE:
+            self._interactive_waits = True
+        for ticket in tickets:
             self._put(ticket)
+
+    def _parts(self, lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        if len(lengths) == 1:
+            return [lengths]
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+        return [lengths[first:stop] for first, stop in cut(offsets, self._work_steps)]
 
     def _leave(self, call: Call) -> None:
         """The caller stops waiting."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seqserve.graph import Outputs, State
 from seqserve.ragged import RaggedBatch
@@ -16,6 +17,8 @@ from seqserve_server.models.runner import Runner
 
 MAX_ROWS = 256
 """Rows that work may have: a scheduler has room for as many of every model."""
+KEPT_FROM_BULK = 0.25
+"""Of the room in the queue and in play, what bulk work leaves free."""
 
 
 class ServiceClass(IntEnum):
@@ -107,6 +110,23 @@ class Scheduler(Protocol):
             How to leave: the work is dropped.
 
         Raises:
+            As `submit_all`.
+        """
+        ...
+
+    def submit_all(
+        self, works: Sequence[Work], tells: Sequence[Callable[[Outcome], None]]
+    ) -> Leave:
+        """Takes in works that came together, all of them or none.
+
+        Args:
+            works: What to run: of one model, one class and one deadline.
+            tells: Each is told of its own work, as by `submit`.
+
+        Returns:
+            How to leave: all that is left of them is dropped.
+
+        Raises:
             QueueFull: as much waits as may, or it would wait past its deadline.
             DeadlineSpent: the deadline has passed already.
             Draining: the scheduler is closed.
@@ -127,15 +147,24 @@ def parts(batch: RaggedBatch, max_steps: int) -> list[RaggedBatch]:
 
     Args:
         batch: The request's sequences.
-        max_steps: Steps of a part, of which each has at most MAX_ROWS rows; a longer sequence is a
-            part of its own.
+        max_steps: As for `cut`.
     """
     if len(batch) <= MAX_ROWS and batch.steps <= max_steps:  # as nearly every request is
         return [batch]
-    cuts, first = [], 0
-    while first < len(batch):
-        fitting = int(np.searchsorted(batch.offsets, batch.offsets[first] + max_steps, "right")) - 1
-        stop = max(first + 1, min(fitting, first + MAX_ROWS, len(batch)))
-        cuts.append(batch.slice(first, stop))
+    return [batch.slice(first, stop) for first, stop in cut(batch.offsets, max_steps)]
+
+
+def cut(offsets: NDArray[np.int64], max_steps: int) -> Iterator[tuple[int, int]]:
+    """Where a request's parts begin and end.
+
+    Args:
+        offsets: (sequences + 1,), where each begins and the last one ends, in steps.
+        max_steps: Steps of a part, of which each has at most MAX_ROWS rows; a longer sequence is a
+            part of its own.
+    """
+    count, first = len(offsets) - 1, 0
+    while first < count:
+        fitting = int(np.searchsorted(offsets, offsets[first] + max_steps, "right")) - 1
+        stop = max(first + 1, min(fitting, first + MAX_ROWS, count))
+        yield first, stop
         first = stop
-    return cuts

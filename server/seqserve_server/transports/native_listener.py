@@ -169,10 +169,13 @@ class NativeListener:
         front = self._bound()
         while (events := front.recv_batch_details(_MOST_EVENTS)) is not None:
             for kind, call_id, method, payload, _, details in events:
-                if kind == EVENT_CANCEL:
-                    self._drop(call_id)
-                elif payload is not None and details is not None:
-                    self._begin(front, call_id, self._methods[method], payload, details)
+                try:
+                    if kind == EVENT_CANCEL:
+                        self._drop(call_id)
+                    elif payload is not None and details is not None:
+                        self._begin(front, call_id, self._methods[method], payload, details)
+                except Exception:  # what counts, logs or traces a call must not end all others
+                    _log.exception("%s: a call is not accounted for", self._methods[method].path)
             del events, payload  # while this waits, nobody's numbers are kept
 
     def _drop(self, call_id: int) -> None:
@@ -196,7 +199,10 @@ class NativeListener:
         # Before it begins: it may be over at once, and on another thread.
         self._calls[call_id] = call
         if self._spans is not None:
-            call.span = self._spans.call(method.path, metadata)
+            try:
+                call.span = self._spans.call(method.path, metadata)
+            except Exception:
+                _log.exception("%s: a call is not traced", method.path)
         if call.span is None:
             self._ask(call, method, payload, metadata)
             return

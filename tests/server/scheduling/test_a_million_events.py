@@ -61,7 +61,7 @@ class Traffic:
             self.now + self.draw.choice((0.02, 0.2, math.inf)),
         )
         try:
-            self.admission.enter(ticket, self.cost, self.now)
+            self.admission.enter([ticket], self.cost, self.now)
         except QueueFull:
             self.counts["refused"] += 1
             return

@@ -87,7 +87,7 @@ async def test_a_short_work_need_not_wait_for_the_end_of_a_long_one_of_another_m
         long.cancel()
 
 
-async def test_a_cancelled_caller_neither_delays_nor_changes_its_neighbours(held: Held) -> None:
+async def test_a_cancelled_caller_changes_no_answer_of_its_neighbours(held: Held) -> None:
     works = [make_work(held.runner, [20, 60], seed=n) for n in range(4)]
     async with scheduling() as scheduler:
         futures = [scheduler.submit(work) for work in works]
@@ -131,6 +131,19 @@ async def test_a_cancelled_caller_makes_room_before_a_lane_is_free(held: Held) -
         let_in = scheduler.submit(make_work(held.runner, [10]))
         held.open()
         assert all(isinstance(each, Outputs) for each in await ended(running, let_in))
+
+
+async def test_work_whose_caller_left_is_not_kept_while_every_lane_is_busy(held: Held) -> None:
+    async with scheduling() as scheduler:
+        running = scheduler.submit(make_work(held.runner, [10]))
+        await held.entered()
+        work = make_work(held.runner, [10])
+        kept = weakref.ref(work)
+        scheduler.submit(work).cancel()
+        del work
+        assert kept() is None
+        held.open()
+        await ended(running)
 
 
 async def test_a_task_that_is_cancelled_while_it_waits_leaves_as_well(held: Held) -> None:

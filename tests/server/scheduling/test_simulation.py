@@ -14,12 +14,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from seqserve.ragged import RaggedBatch
+from seqserve_server.models.runner import PLAY_STEPS, work_steps
 from seqserve_server.scheduling.cost import Coefficients, CostModel
 from seqserve_server.scheduling.pool import Batch, Group, Turn
 from seqserve_server.scheduling.simulation import Calls, Result, capacity, day, simulate
 from seqserve_server.scheduling.ticket import Ticket
-from seqserve_server.scheduling.virtual_server import Fate, Policy, ServerModel
-from seqserve_server.scheduling.work import ServiceClass
+from seqserve_server.scheduling.virtual_server import (
+    Call,
+    Fate,
+    Policy,
+    ServerModel,
+    VirtualServer,
+    VirtualTime,
+    make_pool,
+)
+from seqserve_server.scheduling.work import ServiceClass, parts
 
 GUIDE = Path(__file__).parents[3] / "docs/simulation.md"
 
@@ -402,6 +412,26 @@ def test_what_does_not_fit_together_is_refused() -> None:
 
 
 @pytest.mark.slow
+def test_a_call_is_cut_into_parts_as_the_server_cuts_it() -> None:
+    clock = VirtualTime(cores=1)
+    server = VirtualServer(ServerModel(SMALL), clock, make_pool)
+    fates: list[Fate] = []
+    call = Call(
+        np.full(64, 1_000),
+        ServiceClass.INTERACTIVE,
+        math.inf,
+        lambda _at, fate, _retry_after_s: fates.append(fate),
+    )
+    server.receive(call)
+    clock.run()
+
+    batch = RaggedBatch(np.zeros((64_000, 1), np.float32), call.lengths)
+    expected = parts(batch, work_steps(PLAY_STEPS))
+    assert [len(ticket.lengths) for ticket in call.tickets] == [len(part) for part in expected]
+    assert len(expected) == 4
+    assert fates == [Fate.ANSWERED]
+
+
 def test_the_question_in_the_docs_has_the_answer_given_there(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
