@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ from seqserve_server.scheduling.virtual_server import (
 from seqserve_server.scheduling.work import ServiceClass, parts
 
 GUIDE = Path(__file__).parents[3] / "docs/simulation.md"
+RESULTS = Path(__file__).parents[3] / "benchmarks/results"
 
 ONE_ROW = ServerModel(
     Coefficients(turn=0.0, run=1e-3, step=0.0, row=0.0, row_step=1e-4, carry=0.0),
@@ -430,6 +432,27 @@ def test_a_call_is_cut_into_parts_as_the_server_cuts_it() -> None:
     assert [len(ticket.lengths) for ticket in call.tickets] == [len(part) for part in expected]
     assert len(expected) == 4
     assert fates == [Fate.ANSWERED]
+
+
+def test_the_costs_that_the_docs_ask_a_model_for_are_had(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [code] = re.findall(r"```py\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    monkeypatch.chdir(models.parent)
+    names: dict[str, object] = {}
+    exec(code.replace("models/speakers/1", f"{models.name}/gru/1"), names)
+    assert isinstance(names["cost"], Coefficients)
+    assert isinstance(names["max_row_steps"], int)
+
+
+def test_how_near_the_simulator_is_in_the_docs_is_what_was_measured() -> None:
+    results = json.loads((RESULTS / "latency.json").read_text())["results"]["figures"]
+    measured = {figure["key"]: figure["measured"] for figure in results}
+    throughput, p99 = measured["simulated-throughput"], measured["simulated-p99"]
+    page = " ".join(GUIDE.read_text().split())
+    assert f"came out {throughput['median']:.2f} times what was measured" in page
+    factors = f"factor of {p99['low']:.2g} at the best of six rates and of {p99['high']:.2g} at"
+    assert factors in page
 
 
 def test_the_question_in_the_docs_has_the_answer_given_there(
