@@ -1,20 +1,25 @@
 """One job at a time, where there is no kernel to ask: a file that its holder renews.
 
 Whoever comes second watches the file: as long as it changes its holder lives, and where it stays as
-it is its holder is dead. So no clock is compared with another. On stores that can create only what
-is not there (S3, GCS, Azure) of two that come at once one is refused; elsewhere both may get
-through before either sees the other. Then they write the same bytes, for only jobs that are alike
-go on.
+it is its holder is dead. So no clock is compared with another. Of several that take over from a
+dead holder the last one to write has it: each looks once more after a while. A holder that was
+only halted finds that out before it writes anything else, and writes no more.
+
+What is left: a write that was under way when its holder was halted may arrive long afterwards, for
+no store is told who may write; and where a store cannot create only what is not there (S3, GCS and
+Azure can), two that come at once may both get through until one of them renews.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from fsspec import AbstractFileSystem
 
+from seqserve_jobs.errors import OutputInUse
 from seqserve_jobs.storage.files import told_of
 from seqserve_jobs.storage.holder import Holder, in_use
 
@@ -26,7 +31,7 @@ GIVEN_UP_AFTER = 6
 @contextmanager
 def leased(
     system: AbstractFileSystem, path: str, interval_s: float = RENEWED_EVERY_S
-) -> Iterator[None]:
+) -> Iterator[Lease]:
     """Holds the lease; its file is gone afterwards.
 
     Args:
@@ -38,14 +43,14 @@ def leased(
         OutputInUse: another job holds it, and lives.
         OutputError: the file cannot be written.
     """
-    lease = _Lease(system, path, interval_s)
+    lease = Lease(system, path, interval_s)
     with told_of(path, "written", Exception):
         lease.take()
     ended = threading.Event()
     renewing = threading.Thread(target=lease.renew, args=(ended,), name="lease", daemon=True)
     renewing.start()
     try:
-        yield
+        yield lease
     finally:
         ended.set()
         renewing.join()
@@ -53,13 +58,38 @@ def leased(
             lease.let_go()
 
 
-class _Lease:
+class Lease:
+    """What `leased` holds.
+
+    Args:
+        system: Where.
+        path: The file.
+        interval_s: Between two renewals.
+    """
+
     def __init__(self, system: AbstractFileSystem, path: str, interval_s: float) -> None:
         self._system = system
         self._path = path
         self._interval_s = interval_s
         self._me = Holder.here()
         self._renewals = 0
+        self._renewed = time.monotonic()
+        self._lost: OutputInUse | None = None
+        self._lock = threading.Lock()  # guards all of this, and the order of renewals
+
+    def check(self) -> None:
+        """To be called before something is written: that it is held still.
+
+        Raises:
+            OutputInUse: another job has taken over.
+            OutputError: it was not renewed for long, and the store does not tell.
+        """
+        # By then whoever watches may be about to take over.
+        if time.monotonic() - self._renewed > (GIVEN_UP_AFTER - 1) * self._interval_s:
+            with told_of(self._path, "renewed", Exception):
+                self._renew()
+        if self._lost is not None:
+            raise self._lost
 
     def take(self) -> None:
         """Creates the file, or waits until its holder has shown that it lives, or has not."""
@@ -72,21 +102,36 @@ class _Lease:
             for _ in range(GIVEN_UP_AFTER):
                 pause.wait(self._interval_s)
                 if (now := self._seen()) is None:
-                    return self.take()
+                    self.take()
+                    return
                 if now != seen:
                     raise in_use(self._path, Holder.from_bytes(now)) from None
             self._system.pipe_file(self._path, content)
+            pause.wait(self._interval_s)  # others who have watched as long have written by then
+            if (now := self._seen()) != content:
+                raise in_use(self._path, Holder.from_bytes(now)) from None
+        self._renewed = time.monotonic()
 
     def renew(self, ended: threading.Event) -> None:
-        while not ended.wait(self._interval_s):
-            # One that does not come through is made up for by the next, or another job goes on.
+        """Renews it until it is over, or another's."""
+        while self._lost is None and not ended.wait(self._interval_s):
+            # One that does not come through is made up for by the next.
             with suppress(Exception):
-                if Holder.from_bytes(self._seen()) != self._me:
-                    return
-                self._renewals += 1
-                self._system.pipe_file(self._path, self._me.to_bytes(self._renewals))
+                self._renew()
+
+    def _renew(self) -> None:
+        with self._lock:
+            begun = time.monotonic()
+            seen = Holder.from_bytes(self._seen())
+            if seen != self._me:
+                self._lost = in_use(self._path, seen)
+                return
+            self._renewals += 1
+            self._system.pipe_file(self._path, self._me.to_bytes(self._renewals))
+            self._renewed = begun
 
     def let_go(self) -> None:
+        """Removes its file."""
         if Holder.from_bytes(self._seen()) == self._me:
             self._system.rm_file(self._path)
 

@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 from fsspec import AbstractFileSystem
 
 from seqserve_jobs.storage.files import Mark, told_of, unfinished
-from seqserve_jobs.storage.lease import leased
+from seqserve_jobs.storage.lease import Lease, leased
 
 _MARKS = (
     *("ETag", "etag", "md5Hash", "crc32c", "content_md5", "generation", "VersionId"),
@@ -31,9 +31,15 @@ class RemoteFiles:
 
     def __init__(self, system: AbstractFileSystem) -> None:
         self._system = system
+        self._lease: Lease | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the lease, which is held here."""
+        return {"_system": self._system, "_lease": None}
 
     def put(self, path: str, content: bytes, aside: str | None = None) -> None:
         """In one piece, nothing aside."""
+        self._check_lease()
         with _told_of(path, "written"):
             try:
                 self._system.pipe_file(path, content)
@@ -49,6 +55,7 @@ class RemoteFiles:
             try:
                 with self._system.open(written, "wb") as file:
                     yield cast(BinaryIO, file)
+                self._check_lease()
                 self._system.mv(written, path)
             except BaseException:
                 with suppress(Exception):  # there may be none
@@ -99,19 +106,30 @@ class RemoteFiles:
 
     def remove(self, path: str) -> None:
         """Deletes it."""
+        self._check_lease()
         with _told_of(path, "removed"), suppress(FileNotFoundError):
             self._system.rm_file(path)
 
     def remove_folder(self, path: str) -> None:
         """Removes it where the store has such a thing."""
+        self._check_lease()
         with _told_of(path, "removed"), suppress(FileNotFoundError):
             self._system.invalidate_cache(path)
             if self._system.isdir(path):
                 self._system.rmdir(path)
 
-    def lock(self, path: str) -> AbstractContextManager[None]:
-        """By a file that its holder renews."""
-        return leased(self._system, path)
+    @contextmanager
+    def lock(self, path: str) -> Iterator[None]:
+        """By a file that its holder renews; whoever has lost it writes no more."""
+        with leased(self._system, path) as self._lease:
+            try:
+                yield
+            finally:
+                self._lease = None
+
+    def _check_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
 
     def _make_folders(self, folder: str) -> None:
         """Not by `makedirs`, which makes a bucket for whoever misspells one."""

@@ -3,15 +3,19 @@ from __future__ import annotations
 import pickle
 import threading
 import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from seqserve_jobs.errors import OutputError, OutputInUse
+from seqserve_jobs.storage import remote
 from seqserve_jobs.storage.files import Files, files_at
 from seqserve_jobs.storage.holder import Holder
-from seqserve_jobs.storage.lease import GIVEN_UP_AFTER, leased
+from seqserve_jobs.storage.lease import GIVEN_UP_AFTER, Lease, leased
 
 INTERVAL_S = 0.02
 
@@ -121,6 +125,73 @@ def test_a_lease_that_was_taken_over_is_left_to_its_new_holder(url: str) -> None
             seen.wait(INTERVAL_S)
 
     assert system.cat_file(path) == new
+
+
+def _write(files: Files, path: str) -> None:
+    with files.writing(path) as file:
+        file.write(b"too late")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda files, path: files.put(path, b"too late"),
+        lambda files, path: files.remove(path),
+        _write,
+    ],
+    ids=["put", "remove", "write"],
+)
+def test_who_was_taken_over_while_it_was_halted_writes_no_more(
+    url: str, monkeypatch: pytest.MonkeyPatch, change: Callable[[Files, str], None]
+) -> None:
+    # So seldom renewed that it is never by itself, and overdue at once: as if it had been halted.
+    monkeypatch.setattr(Lease, "renew", lambda *_: None)
+    monkeypatch.setattr(remote, "leased", partial(leased, interval_s=0.0))
+    files, path = files_at(f"{url}/part", {})
+    system, lock = fsspec.url_to_fs(f"{url}/lock")
+    with files.lock(lock):
+        files.put(path, b"its own")
+        new = Holder(2, "another machine", "its token").to_bytes()
+        system.pipe_file(lock, new)
+        system.pipe_file(path, b"the other's")
+        with pytest.raises(OutputInUse, match="process 2 on another machine writes there"):
+            change(files, path)
+
+    assert system.cat_file(path) == b"the other's"
+    assert system.cat_file(lock) == new
+    assert {Path(name).name for name in system.ls(url.removeprefix("memory:/"), detail=False)} == {
+        "part",
+        "lock",
+    }
+
+
+def test_a_holder_that_was_halted_and_is_not_taken_over_goes_on(url: str) -> None:
+    system, path = fsspec.url_to_fs(f"{url}/lock")
+    lease = Lease(system, path, 0.0)
+    lease.take()
+    watched = system.cat_file(path)
+
+    lease.check()
+
+    assert system.cat_file(path) != watched  # whoever watches sees that it lives
+
+
+def test_of_those_who_wait_for_a_dead_holder_one_takes_over(url: str) -> None:
+    system, path = fsspec.url_to_fs(f"{url}/lock")
+    system.pipe_file(path, Holder(1, "a machine that is no more", "token").to_bytes())
+    leases = [Lease(system, path, 10 * INTERVAL_S) for _ in range(4)]
+    together = threading.Barrier(len(leases))
+
+    def taken(lease: Lease) -> bool:
+        together.wait()
+        try:
+            lease.take()
+        except OutputInUse:
+            return False
+        return True
+
+    with ThreadPoolExecutor(len(leases)) as pool:
+        assert sum(pool.map(taken, leases)) == 1
 
 
 def _on_disk(folder: Path) -> tuple[Files, str]:
