@@ -173,14 +173,15 @@ bench-quick: install ## The same, shorter and rougher.
 
 bench-jobs: install ## Measures batch jobs, in this process, by a service and on Ray.
 	$(BIN)/python -m benchmarks.jobs
+	$(BIN)/python -m benchmarks.pages
 
 bench-containers: install ## Measures images and containers, with an engine that runs.
 	$(BIN)/python -m benchmarks.containers
-	$(BIN)/python -m benchmarks.scale_page
+	$(BIN)/python -m benchmarks.pages
 
 bench-fleet: install ## Simulates fleets of replicas under load, faults and rollouts.
 	$(BIN)/python -m benchmarks.fleet
-	$(BIN)/python -m benchmarks.scale_page
+	$(BIN)/python -m benchmarks.pages
 
 clean: ## Removes what make made.
 	rm -rf .venv .venv-crds .venv-fuzz .venv-oldest .venv-proto .venv-s3 .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo

@@ -24,4 +24,5 @@ BENCHMARKS = (
 for name in (*BENCHMARKS, "table"):
     subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]], check=True)
 if "--quick" not in sys.argv:
-    subprocess.run([sys.executable, "-m", "benchmarks.plot"], check=True)
+    for name in ("plot", "pages"):
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

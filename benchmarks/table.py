@@ -10,14 +10,17 @@ from benchmarks.harness import Spread
 
 
 def main() -> None:
-    """Prints the table, in the order of the targets; what was not measured is in it too."""
-    measured = {figure.key: figure for figure in _measured()}
-    figures.show(
-        measured.get(key, Figure(key, None, "its benchmark has not run")) for key in TARGETS
-    )
+    """Prints the table."""
+    figures.show(measured())
 
 
-def _measured() -> list[Figure]:
+def measured() -> list[Figure]:
+    """The figures in the order of the targets; what was not measured is among them too."""
+    found = {figure.key: figure for figure in _found()}
+    return [found.get(key, Figure(key, None, "its benchmark has not run")) for key in TARGETS]
+
+
+def _found() -> list[Figure]:
     documents = [
         json.loads(path.read_text(encoding="utf-8")) for path in harness.results().glob("*.json")
     ]

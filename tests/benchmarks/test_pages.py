@@ -1,0 +1,19 @@
+"""README and docs quote what simulation and measurement gave, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.pages import PAGES, filled
+
+COMMENTS = {"README.md": 1, "jobs.md": 1, "scale.md": 6}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_tables_on_a_page_are_those_of_the_results(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+
+    assert text.count("<!-- f") >= COMMENTS[page.name]
+    assert filled(text) == text, "run: python -m benchmarks.pages"
