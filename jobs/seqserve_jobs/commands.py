@@ -19,7 +19,6 @@ from seqserve_jobs.on_error import OnError
 if TYPE_CHECKING:
     from seqserve_jobs.options import JobOptions
     from seqserve_jobs.progress import Display
-    from seqserve_jobs.summary import Summary
 
 _TIMEOUT_S = 120.0
 _LINES_S = 10.0
@@ -71,7 +70,7 @@ def score(
     same bytes. Exits with 0; 3 where sequences were refused; 1 where the job failed, 2 where it was
     called wrongly; 130 and 143 where Ctrl-C or SIGTERM stopped it after the shards under way.
     """
-    from seqserve_client import InvalidOptions
+    from seqserve_client import InvalidOptions, SeqserveError
     from seqserve_data import Columns, DataError, split_names
     from seqserve_jobs.errors import InvalidJob, JobError, JobStopped
 
@@ -83,6 +82,7 @@ def score(
         from seqserve_jobs.progress import Tally
         from seqserve_jobs.report import report
 
+        job: Job | None = None
         try:
             options = JobOptions(
                 input=input[0] if len(input) == 1 else tuple(input),
@@ -108,11 +108,18 @@ def score(
                 done = answering.run_job(ctx, job, answerer)
         except InvalidJob as error:
             raise InvalidOptions(str(error)) from error
+        except InvalidOptions:
+            raise
         except JobStopped as stopped:
-            _write(stopped.summary, summary)
+            _write(stopped.summary.as_dict(), summary)
             typer.echo(f"seqserve score: {stopped}", err=True)
             raise typer.Exit(interruption.exit_code) from stopped
-        _write(done, summary)
+        except (JobError, DataError, SeqserveError, OSError) as error:
+            # Or whoever reads it would take that of the run before for this one's.
+            so_far = {"model": model, "output": output} if job is None else job.summary().as_dict()
+            _write({**so_far, "finished": False, "error": str(error)}, summary)
+            raise
+        _write(done.as_dict(), summary)
         if progress is not Shown.OFF or done.refused_in_all:
             typer.echo(report(done), err=True)
         if done.refused_in_all:
@@ -173,11 +180,11 @@ def _check_summary(to: str | None, options: JobOptions) -> None:
     refuse_summary(to, files, output, options)
 
 
-def _write(done: Summary, to: str | None) -> None:
+def _write(done: Mapping[str, Any], to: str | None) -> None:
     """The summary as JSON; a file appears whole or not at all."""
     from seqserve_jobs.storage.local import LocalFiles
 
-    text = json.dumps(done.as_dict(), indent=2, ensure_ascii=False)
+    text = json.dumps(done, indent=2, ensure_ascii=False)
     if to is None:
         return
     if to == _STDOUT or _is_open_as(to, sys.stdout):

@@ -20,7 +20,7 @@ from seqserve_jobs.identity import Identity
 from seqserve_jobs.input_files import Sizes, difference, marks, sizes
 from seqserve_jobs.input_places import refuse_own_input
 from seqserve_jobs.joining import finish
-from seqserve_jobs.ledger import Ledger, leave
+from seqserve_jobs.ledger import Ledger, check_output, leave
 from seqserve_jobs.on_error import OnError
 from seqserve_jobs.options import JobOptions
 from seqserve_jobs.output import Output
@@ -106,10 +106,14 @@ class Job:
         refuse_own_input(self.input.files, output, options)
         self._marks = self._marks_now()
         self.writer = ShardWriter(output, model, options)
-        identity = Identity.of(options, model, self.input, self._sizes())
         with ExitStack() as lock:
             lock.callback(leave, output)
             lock.enter_context(output.files.lock(output.lock))
+            check_output(output)
+            files = self._sizes()
+            if self._progress is not None:
+                self._progress.on_reading(sum(size or 0 for size in files.values()))
+            identity = Identity.of(options, model, self.input, files)
             self._ledger = Ledger.open(output, identity, restart=options.restart)
             self._begin()
             self._lock = lock.pop_all()

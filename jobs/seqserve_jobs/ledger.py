@@ -51,6 +51,16 @@ def leave(output: Output) -> None:
             output.files.remove_folder(output.records)
 
 
+def check_output(output: Output) -> None:
+    """Looks whether a job may write there.
+
+    Raises:
+        OutputError: what is there is no job's.
+    """
+    if _read(output) is None:
+        _refuse_foreign(output, _all_names(output))
+
+
 @dataclass
 class Ledger:
     """Of a job whose lock is held."""

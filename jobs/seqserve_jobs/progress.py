@@ -15,9 +15,20 @@ if TYPE_CHECKING:
     from seqserve_jobs.engines.engine import Model
     from seqserve_jobs.summary import Summary
 
+_LONG_READ = 2 << 30
+"""Bytes that take some seconds."""
+
 
 class Progress(Protocol):
     """Is told how a job gets on, by one thread at a time."""
+
+    def on_reading(self, size: int) -> None:
+        """The whole input is read, before anything is scored: it is to be known again.
+
+        Args:
+            size: In bytes.
+        """
+        ...
 
     def on_start(self, model: Model, source: str, rows: int | None) -> None:
         """The job begins, or goes on.
@@ -59,8 +70,8 @@ class Progress(Protocol):
 class Display(Protocol):
     """Shows a tally as it grows."""
 
-    def begin(self, title: str) -> None:
-        """The job begins; the title says what is scored by whom."""
+    def say(self, line: str) -> None:
+        """What the job does now."""
         ...
 
     def show(self, tally: Tally) -> None:
@@ -71,7 +82,7 @@ class Display(Protocol):
 class Nothing:
     """Shows nothing."""
 
-    def begin(self, title: str) -> None:
+    def say(self, line: str) -> None:
         """Shows nothing."""
 
     def show(self, tally: Tally) -> None:
@@ -107,11 +118,18 @@ class Tally:
         self._steps = 0
         self._computed_steps = 0
 
+    def on_reading(self, size: int) -> None:
+        """Says so where it takes a while."""
+        if size >= _LONG_READ:
+            self._display.say(
+                f"reading all {size / 2**30:,.1f} GiB of the input once, to know it again"
+            )
+
     def on_start(self, model: Model, source: str, rows: int | None) -> None:
         """Shows what is scored by whom."""
         self.rows = rows
         self.now = self._began = self._clock()
-        self._display.begin(f"{model.name} version {model.version} scores {source}")
+        self._display.say(f"{model.name} version {model.version} scores {source}")
 
     def on_shard(
         self,
@@ -192,9 +210,9 @@ class Lines:
         self._interval_s = interval_s
         self._last: float | None = None
 
-    def begin(self, title: str) -> None:
-        """Writes the title."""
-        self._write(title)
+    def say(self, line: str) -> None:
+        """Writes it, whenever the last line was."""
+        self._write(line)
 
     def show(self, tally: Tally) -> None:
         """Writes the figures, where the last ones are old enough."""
@@ -221,9 +239,9 @@ class Bar:
         """In a context of its own it is drawn, and redrawn."""
         self._task = self.drawn.add_task("", total=None, figures="")
 
-    def begin(self, title: str) -> None:
-        """Prints the title above it."""
-        self.drawn.console.print(title, markup=False, highlight=False)
+    def say(self, line: str) -> None:
+        """Prints it above the bar."""
+        self.drawn.console.print(line, markup=False, highlight=False)
 
     def show(self, tally: Tally) -> None:
         """Draws what is done of all, and the figures."""

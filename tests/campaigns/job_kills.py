@@ -133,10 +133,10 @@ def _finished(
                 killed = True
         lines += stderr
     status = process.wait()
-    if status == 0:
-        return True
     after = _done(output)
     kills.lost += sum(after.get(index) != state for index, state in before.items())
+    if status == 0:
+        return True
     if status > 0:
         kills.failures.append("".join(lines[-3:]))
         return True

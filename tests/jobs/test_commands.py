@@ -259,6 +259,24 @@ def test_a_finished_job_says_so_and_does_nothing(
     assert "were done before" in done.stderr
 
 
+def test_the_summary_of_a_job_that_fails_says_so_and_not_what_the_one_before_did(
+    run: Run, models: Path, file: Path, tmp_path: Path
+) -> None:
+    told = tmp_path / "summary.json"
+    words = (file, tmp_path / "scores", "--model", "speakers", "--repository", models)
+    assert run(*words, "--summary", told).exit_code == 0
+    changed = run(*words, "--summary", told, "--logits")
+    assert changed.exit_code == 1
+    failed = json.loads(told.read_text())
+    assert failed["error"] in changed.stderr
+    assert "--logits is True" in failed["error"]
+    assert (failed["finished"], failed["model"]) == (False, "speakers")
+    assert "sequences" not in failed  # it was not begun
+
+    assert run(*words, "--summary", told, "--restart").exit_code == 0
+    assert json.loads(told.read_text())["finished"]
+
+
 @pytest.mark.parametrize(
     ("signal_number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )

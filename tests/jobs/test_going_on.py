@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import threading
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqserve_data import Columns, DataError
+from seqserve_data.stream import Input
 from seqserve_jobs.engines.embedded import EmbeddedEngine
 from seqserve_jobs.engines.engine import Engine
 from seqserve_jobs.errors import (
@@ -27,6 +29,7 @@ from seqserve_jobs.errors import (
 )
 from seqserve_jobs.job import JobOptions, OnError, score_files
 from seqserve_jobs.ledger import begun
+from seqserve_jobs.output import Output
 from seqserve_jobs.summary import Summary
 from tests.jobs.conftest import steps_table, write_steps
 from tests.jobs.watched import Watched
@@ -296,6 +299,25 @@ def test_of_two_jobs_on_one_output_the_second_is_refused(
 
     assert len(refused) == 1
     assert summary.scored == SEQUENCES
+
+
+@pytest.mark.parametrize("taken", ["by another job", "by a foreign file"])
+def test_an_output_that_is_taken_is_refused_before_the_input_is_read(
+    source: Path, output: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    def fail(_: object) -> str:
+        raise AssertionError
+
+    monkeypatch.setattr(Input, "fingerprint", fail)
+    with ExitStack() as stack:
+        if taken == "by another job":
+            other = Output.at(str(output), {})
+            stack.enter_context(other.files.lock(other.lock))
+        else:
+            output.mkdir()
+            (output / "notes.txt").write_bytes(b"precious")
+        with pytest.raises((OutputInUse, OutputError), match=r"writes there|is there already"):
+            score_files(options(source, output), engine)
 
 
 def test_an_output_that_is_read_as_the_input_is_refused(

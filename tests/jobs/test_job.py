@@ -307,6 +307,9 @@ class Told:
         self.shards: list[dict[str, Any]] = []
         self.ended: list[Summary] = []
 
+    def on_reading(self, size: int) -> None:
+        pass
+
     def on_start(self, model: Model, source: str, rows: int | None) -> None:
         self.started.append((model.name, source, rows))
 

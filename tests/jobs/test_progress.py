@@ -104,6 +104,15 @@ def test_the_useful_step_fraction_is_of_what_was_computed_now(clock: Clock) -> N
     assert tally.useful_step_fraction == 0.8
 
 
+def test_that_a_large_input_is_read_first_is_said(clock: Clock) -> None:
+    lines: list[str] = []
+    tally = Tally(Lines(lines.append, interval_s=10), clock)
+    tally.on_reading(1 << 20)
+    assert not lines
+    tally.on_reading(500 << 30)
+    assert lines == ["reading all 500.0 GiB of the input once, to know it again"]
+
+
 def test_lines_come_no_oftener_than_asked_for_and_say_all_figures(clock: Clock) -> None:
     lines: list[str] = []
     tally = begun(clock, Lines(lines.append, interval_s=10))

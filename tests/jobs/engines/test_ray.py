@@ -161,6 +161,9 @@ class Told:
     shards: list[int] = field(default_factory=list)
     """Sequences of each, those of earlier runs left out."""
 
+    def on_reading(self, size: int) -> None:
+        pass
+
     def on_start(self, model: Model, source: str, rows: int | None) -> None:
         pass
 
