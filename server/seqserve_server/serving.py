@@ -193,7 +193,7 @@ class Server:
         settings = self.settings
         chosen = transport.resolve(settings.transport, grpcio_only=settings.grpcio_only)
         listener = self._make_listener(chosen)
-        await self._health.publish(self._repository.entries())
+        self._health.publish(self._repository.entries())
         self.port = transport.bind(
             listener,
             settings.address,
@@ -257,7 +257,7 @@ class Server:
 
     async def stop(self) -> None:
         """Drains: nothing that was admitted is lost within the grace."""
-        await self._health.enter_graceful_shutdown()
+        self._health.drain()
         await asyncio.sleep(self.settings.drain_pause_s)
         self._engine.drain()
         self._health.close()
@@ -405,7 +405,10 @@ async def _look(watched: Watched[Any]) -> None:
     """Looks for changes, again and again."""
     while True:
         await asyncio.sleep(LOOK_INTERVAL_S)
-        await asyncio.to_thread(watched.look)
+        try:
+            await asyncio.to_thread(watched.look)
+        except Exception:  # as where no thread can be had: or nobody would look any more
+            _log.exception("what is given in files could not be looked at")
 
 
 async def _report(scheduler: LaneScheduler, settings: Settings) -> None:

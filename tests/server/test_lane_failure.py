@@ -317,8 +317,8 @@ def test_an_idle_lane_does_not_hang(
     monkeypatch.setattr(watchdog, "HANGS_S", 0.0)
     look = watchdog.Watchdog.look
 
-    async def counted(self: watchdog.Watchdog) -> None:
-        await look(self)
+    def counted(self: watchdog.Watchdog) -> None:
+        look(self)
         looks.release()
 
     with run_server(models) as server:

@@ -273,10 +273,10 @@ def test_a_failing_version_is_opened_unproved_only_where_it_is_what_was_proved(
         opened.append("here")
         return loading.load(folder, open_session, digest=digest)
 
-    async def nothing() -> None: ...
-
     async def heal() -> None:
-        repository = Repository(versions, VersionPolicy(), load, nothing, load_again=load_again)
+        repository = Repository(
+            versions, VersionPolicy(), load, lambda: None, load_again=load_again
+        )
         await repository.reload()
         opened.clear()
         if overwritten:

@@ -121,7 +121,9 @@ def test_a_reload_serves_what_has_come_and_lets_go_of_what_has_gone(
             ("gru", 4, ModelState.MODEL_STATE_READY),
             ("new", 1, ModelState.MODEL_STATE_READY),
         ]
-        assert server.health("lstm") == "SERVICE_UNKNOWN"
+        with pytest.raises(grpc.RpcError) as raised:
+            server.health("lstm")
+        assert raised.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 def test_a_damaged_new_version_leaves_the_old_one_in_service(

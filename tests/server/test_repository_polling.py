@@ -243,8 +243,7 @@ async def main():
     def load(folder):
         loop.call_soon_threadsafe(reading.set)
         threading.Event().wait()
-    async def nothing(): ...
-    repository = Repository(Path(sys.argv[1]), VersionPolicy(), load, nothing)
+    repository = Repository(Path(sys.argv[1]), VersionPolicy(), load, lambda: None)
     loading = asyncio.create_task(repository.reload())
     await reading.wait()
     await repository.close()

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -40,7 +40,7 @@ _T = TypeVar("_T")
 
 Load = Callable[[Path], tuple[ServedModel, Proof]]
 LoadAgain = Callable[[Path, str], tuple[ServedModel, Proof]]
-OnChange = Callable[[], Awaitable[None]]
+OnChange = Callable[[], None]
 Files = tuple[tuple[str, int, int, int, int], ...]
 """What tells a version's files from others without reading them: of the folder and of each file
 the name, the inode, the size, and the times of the last changes."""
@@ -92,7 +92,7 @@ class Repository:
         root: The repository's folder.
         policy: Which versions are offered.
         load: Reads and proves the version in a folder.
-        on_change: Awaited after every change of a version's state.
+        on_change: Called after every change of a version's state.
         on_look: Told after every look at the folder whether it failed.
         load_again: As `load`, for a version that was proved but whose runs fail in this process;
             refuses one of another digest than it is given.
@@ -315,7 +315,7 @@ class Repository:
             if entry.state is State.READY and key not in wanted:
                 await self._retire(entry)
             if key not in tried and entry.version not in self._seen.get(entry.name, {}):
-                await self._forget(entry)
+                self._forget(entry)
         await self._in_thread(self._on_rest)
 
     async def _heal(self, model: ServedModel) -> bool:
@@ -326,14 +326,14 @@ class Repository:
                 return True
             if not entry.ailing:
                 message = "its runs fail; it is being proved again"
-                await self._enter(replace(entry, ailing=True, message=message))
+                self._enter(replace(entry, ailing=True, message=message))
             try:
                 healed = await self._in_thread(lambda: self._healed(entry))
             except NotTriedError as error:
                 _log.warning("%s could not be proved again: %s", entry, error)
                 return False
             if healed.state is State.READY:
-                await self._enter(healed)
+                self._enter(healed)
             return healed.state is State.READY
 
     async def _load_one(self, name: str, version: int) -> Entry:
@@ -374,7 +374,7 @@ class Repository:
         if before and served and await self._in_thread(partial(self._is_unchanged, before)):
             return True
         if not served:
-            await self._enter(Entry(name, version, State.LOADING, "is being read and proved"))
+            self._enter(Entry(name, version, State.LOADING, "is being read and proved"))
         try:
             entry = await self._in_thread(lambda: self._loaded(name, version, self._load))
         except NotTriedError as error:
@@ -385,7 +385,7 @@ class Repository:
             entry = Entry(name, version, State.FAILED, f"could not be tried yet: {message}")
         if served and entry.state is not State.READY:
             return True
-        await self._enter(entry)
+        self._enter(entry)
         return entry.state is State.READY
 
     def _is_unchanged(self, entry: Entry) -> bool:
@@ -435,21 +435,21 @@ class Repository:
             entry.digest,
             entry.manifest,
         )
-        await self._enter(unloaded)
+        self._enter(unloaded)
         _log.info("unloaded %s", entry)
         return unloaded
 
-    async def _enter(self, entry: Entry) -> None:
+    def _enter(self, entry: Entry) -> None:
         self._entries.setdefault(entry.name, {})[entry.version] = entry
         self._choose_newest(entry.name)
-        await self._on_change()
+        self._on_change()
 
-    async def _forget(self, entry: Entry) -> None:
+    def _forget(self, entry: Entry) -> None:
         """The repository no longer has it, and it is not served."""
         del self._entries[entry.name][entry.version]
         if not self._entries[entry.name]:
             del self._entries[entry.name]
-        await self._on_change()
+        self._on_change()
 
     def _choose_newest(self, name: str) -> None:
         ready = [entry.model for entry in self._entries[name].values() if entry.model]

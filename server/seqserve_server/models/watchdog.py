@@ -67,13 +67,16 @@ class Watchdog:
         """Looks again and again; ends when cancelled."""
         try:
             while True:
-                await self.look()
+                try:
+                    self.look()
+                except Exception:  # or nobody would look any more
+                    _log.exception("the lanes could not be looked after")
                 await asyncio.sleep(LOOK_INTERVAL_S)
         finally:
             for task in self._healing.values():
                 task.cancel()
 
-    async def look(self) -> None:
+    def look(self) -> None:
         """Looks once."""
         self._mend()
         turn_s = self._lanes.longest_turn_s()
@@ -86,7 +89,7 @@ class Watchdog:
                 _log.critical("a lane hangs for %.1f s: not ready until it goes on", turn_s)
             else:
                 _log.warning("no lane hangs any more: ready again")
-            await self._health.hang(hangs=hangs)
+            self._health.hang(hangs=hangs)
         self._heal(self._lanes.failing())
 
     def _mend(self) -> None:

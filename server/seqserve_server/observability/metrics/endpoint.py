@@ -127,7 +127,11 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         """In a thread of its own, where there are not too many already."""
         if len(self._peers) < _MOST_PEERS:
             self._peers[request] = time.monotonic()
-            super().process_request(request, client_address)
+            try:
+                super().process_request(request, client_address)
+            except BaseException:  # no thread can be had
+                del self._peers[request]
+                raise
         else:
             self.shutdown_request(request)
 
