@@ -149,7 +149,7 @@ def _hold(
     claims.hold(transport, f"sequences answered ≥ {count:,}", f"{answered:,}", answered >= count)
     claims.hold(
         transport,
-        "answers that differ, are lost or doubled: 0",
+        "answers that differ or are lost: 0",
         outcome.wrong[:3] or 0,
         not outcome.wrong,
     )

@@ -137,6 +137,21 @@ def test_a_damaged_new_version_leaves_the_old_one_in_service(
         assert server.ready() == ["gru 3", "lstm 1"]
 
 
+def test_who_loads_what_has_taken_the_place_of_a_version_hears_why_it_is_refused(
+    run_server: RunServer, repository: ModelRepository, versions: Path
+) -> None:
+    with run_server(versions, operator=True) as server:
+        shutil.rmtree(versions / "gru/3")
+        shutil.copytree(repository(gru={"cell": "gru", "seed": 9}) / "gru/1", versions / "gru/3")
+        (versions / "gru/3" / artifact.GOLDEN_FILE).write_bytes(b"")
+        load = LoadModelRequest(model_name="gru", model_version=3)
+        refusal = server.failure(lambda: server.operations.LoadModel(load, timeout=TIMEOUT_S))
+
+        assert refusal.code is grpc.StatusCode.FAILED_PRECONDITION
+        assert refusal.message.endswith("what was served before stays")
+        assert server.ready() == ["gru 3", "lstm 1"]
+
+
 def test_the_old_version_answers_until_the_new_one_is_ready(
     run_server: RunServer,
     repository: ModelRepository,

@@ -120,6 +120,8 @@ class Repository:
         self._seen: dict[str, dict[int, Files]] = {}
         self._tried: dict[tuple[str, int], Files | None] = {}
         self._not_tried: set[str] = set()
+        # Why what has taken the place of a version is not served; the version itself is.
+        self._refused_in_place: dict[tuple[str, int], str] = {}
         self._unreadable = False
         self._entries: dict[str, dict[int, Entry]] = {}
         self._newest: dict[str, ServedModel] = {}
@@ -351,6 +353,8 @@ class Repository:
             await self._in_thread(self._on_rest)
             if not sound:
                 raise CannotLoad(self._entries[name][version].message)
+            if why := self._refused_in_place.get((name, version)):
+                raise CannotLoad(f"{why}; what was served before stays")
             return self._entries[name][version]
 
     async def _unload(self, name: str, version: int) -> Entry:
@@ -371,6 +375,7 @@ class Repository:
         if (served or (refused and files)) and self._tried.get(key, ()) == files:
             return served
         self._tried[key] = files
+        self._refused_in_place.pop(key, None)
         if before and served and await self._in_thread(partial(self._is_unchanged, before)):
             return True
         if not served:
@@ -384,6 +389,7 @@ class Repository:
             message = str(error).replace(f"{self._root}/", "")
             entry = Entry(name, version, State.FAILED, f"could not be tried yet: {message}")
         if served and entry.state is not State.READY:
+            self._refused_in_place[key] = entry.message
             return True
         self._enter(entry)
         return entry.state is State.READY
