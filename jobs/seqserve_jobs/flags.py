@@ -73,7 +73,7 @@ Workers = Annotated[
     typer.Option(
         min=1,
         help="Actors on the Ray cluster.",
-        show_default="as many as it has room for",
+        show_default="as many as fit on its nodes",
         rich_help_panel=_COMPUTE,
     ),
 ]

@@ -185,6 +185,32 @@ def test_the_old_version_answers_until_the_new_one_is_ready(
     assert afterwards.model_version == 4
 
 
+def test_a_version_is_unloaded_while_another_one_is_being_proved(
+    run_server: RunServer, repository: ModelRepository, publish_as: PublishAs, versions: Path
+) -> None:
+    loading, may_open = threading.Event(), threading.Event()
+    may_open.set()
+
+    def open_session(model: bytes) -> Session:
+        loading.set()
+        assert may_open.wait(TIMEOUT_S)
+        return opener(ExecutionProvider.CPU)(model)
+
+    with run_server(versions, operator=True, open_session=open_session) as server:
+        publish_as(repository(gru={"cell": "gru", "seed": 4}) / "gru", versions, 4)
+        loading.clear()
+        may_open.clear()
+        reload = server.operations.ReloadRepository.future(ReloadRepositoryRequest())
+        assert loading.wait(TIMEOUT_S)
+        for name in ("gru", "lstm"):
+            unload = UnloadModelRequest(model_name=name)
+            server.operations.UnloadModel(unload, timeout=TIMEOUT_S)
+        assert server.ready() == []
+        may_open.set()
+        reload.result(TIMEOUT_S)
+        assert "gru 4" in server.ready()
+
+
 def test_work_that_runs_on_a_version_outlives_its_unloading(
     run_server: RunServer,
     versions: Path,

@@ -100,24 +100,31 @@ def environment() -> dict[str, str]:
     return {name: os.environ[name] for name in _TELEMETRY}
 
 
-def free_workers(cpus: int) -> int:
-    """How many workers the cluster has room for.
+def room(cpus: int) -> int:
+    """How many workers fit on the nodes that live, whatever else these do.
 
     Args:
-        cpus: Of a worker.
-
-    Raises:
-        EngineError: for none.
+        cpus: Of a worker, which is on one node.
     """
     import ray
 
-    found = ray.cluster_resources().get("CPU", 0)
-    if found < cpus:
+    living = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    return sum(int(found // cpus) for found in living)
+
+
+def most_workers(cpus: int) -> int:
+    """The same, to begin with.
+
+    Raises:
+        EngineError: none fits.
+    """
+    found = room(cpus)
+    if not found:
         raise EngineError(
-            f"the Ray cluster has {found:g} CPUs, a worker needs {cpus}; start nodes, or say with "
-            "--workers how many there will be"
+            f"no node of the Ray cluster has the {cpus} CPUs that a worker needs; start nodes, or "
+            "say with --workers how many there will be"
         )
-    return int(found // cpus)
+    return found
 
 
 def configure(context: DataContext) -> None:

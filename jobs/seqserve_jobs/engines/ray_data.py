@@ -2,17 +2,22 @@
 
 Ray Data runs a pool of `ray_worker.Worker` actors over blocks of planned shards. Of itself it would
 wait, where a node is lost, until another one comes; a cluster may have none. So with a worker the
-shards are lost that it had under way, and the others do them again, in another round.
+shards are lost that it had under way, and the others do them again, in another round. Where no node
+is left that a worker fits on, one is waited for, but not for ever.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
+import time
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from queue import Empty, Full, Queue
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from seqserve_jobs.engines import ray_cluster
@@ -28,6 +33,9 @@ from seqserve_jobs.errors import EngineError
 from seqserve_jobs.job import Job
 from seqserve_jobs.summary import Summary
 
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
 _log = logging.getLogger(__name__)
 
 RUNS_OF_A_WORKER = 8
@@ -37,6 +45,10 @@ LONGEST_RUN = 64
 """Shards."""
 TRIES = 5
 """Of a shard that is lost each time: it may be what ends its workers."""
+PATIENCE_S = 300.0
+"""How long a node that a worker fits on is waited for."""
+_LOOK_S = 1.0
+"""Where nothing comes, how often what is amiss is looked for."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,7 @@ class RayOptions:
     address: str | None = None
     """See `ray_cluster.connected`."""
     workers: int | None = None
-    """Actors; by default as many as there is room for when the job begins."""
+    """Actors; by default as many as fit on its nodes when the job begins."""
     cpus: int = 1
     """Of a worker: as many as its engine has lanes."""
 
@@ -108,9 +120,10 @@ class _Rounds:
         self._job = job
         self._open_engine = open_engine
         self._cpus = ray_options.cpus
-        self._workers = ray_options.workers or ray_cluster.free_workers(ray_options.cpus)
+        self._workers = ray_options.workers or ray_cluster.most_workers(ray_options.cpus)
         self._stopping: Any = None  # the actor that tells workers so, by its name alone
         self._flag = f"seqserve-stop-{uuid4().hex}"
+        self._missing_since: float | None = None  # no node has room for a worker
 
     def do(self, planned: dict[int, Planned]) -> None:
         for tried in range(TRIES):
@@ -148,6 +161,20 @@ class _Rounds:
     def _round(self, cut: list[list[Planned]]) -> Generator[Done]:
         """What workers have done of these runs, as it comes; the rest was lost with them."""
         import ray
+
+        for references in self._references(cut):
+            for reference in references:
+                try:
+                    block = ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    _log.debug("lost: %s", error)
+                else:
+                    yield from from_block(block)
+            if self._job.stop.is_set():
+                self._stop_workers()
+
+    def _data(self, cut: list[list[Planned]]) -> Dataset:
+        """What is to be done, and how."""
         import ray.data
 
         data = ray.data.from_arrow([to_block(run) for run in cut])
@@ -172,16 +199,88 @@ class _Rounds:
                 max_task_retries=0,
             )
         ray_cluster.configure(data.context)
-        for bundle in data.iter_internal_ref_bundles():
-            for reference in bundle.block_refs:
+        return data
+
+    def _references(self, cut: list[list[Planned]]) -> Iterator[list[Any]]:
+        """What workers have done, as it comes."""
+        bundles = _Bundles(partial(self._data, cut))
+        bundles.start()
+        try:
+            while True:
                 try:
-                    block = ray.get(reference)
-                except ray.exceptions.RayError as error:
-                    _log.debug("lost: %s", error)
-                else:
-                    yield from from_block(block)
-            if self._job.stop.is_set() and self._stopping is None:
-                self._stopping = ray.remote(_Flag).options(name=self._flag, num_cpus=0).remote()
+                    each = bundles.queue.get(timeout=_LOOK_S)
+                except Empty:
+                    self._look_for_workers()
+                    continue
+                if isinstance(each, BaseException):
+                    raise each
+                if each is None:
+                    return
+                yield each
+        finally:
+            bundles.over.set()
+
+    def _look_for_workers(self) -> None:
+        """Nothing has come for a while."""
+        stopping = self._job.stop.is_set()
+        if stopping:
+            self._stop_workers()
+        if ray_cluster.room(self._cpus):
+            self._missing_since = None
+            return
+        if stopping:
+            raise self._job.stopped()
+        now = time.monotonic()
+        if self._missing_since is None:
+            self._missing_since = now
+            _log.warning(
+                "no node of the Ray cluster is left that a worker of %d CPUs fits on; one is "
+                "waited for, for %g s",
+                *(self._cpus, PATIENCE_S),
+            )
+        if now - self._missing_since >= PATIENCE_S:
+            self._stop_workers()  # should there be any later
+            raise EngineError(
+                f"no node of the Ray cluster has had the {self._cpus} CPUs that a worker needs for "
+                f"{PATIENCE_S:g} s; start nodes: the same command goes on"
+            )
+
+    def _stop_workers(self) -> None:
+        """No more shards are begun."""
+        import ray
+
+        if self._stopping is None:
+            self._stopping = ray.remote(_Flag).options(name=self._flag, num_cpus=0).remote()
+
+
+class _Bundles(threading.Thread):
+    """Takes what Ray Data gives: by itself that waits without an end where nobody works."""
+
+    def __init__(self, make: Callable[[], Dataset]) -> None:
+        super().__init__(name="ray-data", daemon=True)
+        self.queue: Queue[list[Any] | BaseException | None] = Queue(maxsize=1)
+        """References to blocks; at the end None, or why there are no more."""
+        self.over = threading.Event()
+        """Nobody wants another."""
+        self._make = make
+
+    def run(self) -> None:
+        try:
+            for bundle in self._make().iter_internal_ref_bundles():
+                self._put(list(bundle.block_refs))
+                if self.over.is_set():
+                    return
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, each: list[Any] | BaseException | None) -> None:
+        while not self.over.is_set():
+            try:
+                self.queue.put(each, timeout=_LOOK_S)
+            except Full:
+                continue
+            return
 
 
 class _Flag:

@@ -73,7 +73,7 @@ class Lease:
         self._interval_s = interval_s
         self._me = Holder.here()
         self._renewals = 0
-        self._renewed = time.monotonic()
+        self._renewed = _now()
         self._lost: OutputInUse | None = None
         self._lock = threading.Lock()  # guards all of this, and the order of renewals
 
@@ -85,7 +85,7 @@ class Lease:
             OutputError: it was not renewed for long, and the store does not tell.
         """
         # By then whoever watches may be about to take over.
-        if time.monotonic() - self._renewed > (GIVEN_UP_AFTER - 1) * self._interval_s:
+        if _now() - self._renewed > (GIVEN_UP_AFTER - 1) * self._interval_s:
             with told_of(self._path, "renewed", Exception):
                 self._renew()
         if self._lost is not None:
@@ -94,6 +94,7 @@ class Lease:
     def take(self) -> None:
         """Creates the file, or waits until its holder has shown that it lives, or has not."""
         content = self._me.to_bytes()
+        self._renewed = _now()
         try:
             self._system.pipe_file(self._path, content, mode="create")
         except FileExistsError:
@@ -106,11 +107,11 @@ class Lease:
                     return
                 if now != seen:
                     raise in_use(self._path, Holder.from_bytes(now)) from None
+            self._renewed = _now()
             self._system.pipe_file(self._path, content)
             pause.wait(self._interval_s)  # others who have watched as long have written by then
             if (now := self._seen()) != content:
                 raise in_use(self._path, Holder.from_bytes(now)) from None
-        self._renewed = time.monotonic()
 
     def renew(self, ended: threading.Event) -> None:
         """Renews it until it is over, or another's."""
@@ -121,7 +122,7 @@ class Lease:
 
     def _renew(self) -> None:
         with self._lock:
-            begun = time.monotonic()
+            begun = _now()
             seen = Holder.from_bytes(self._seen())
             if seen != self._me:
                 self._lost = in_use(self._path, seen)
@@ -142,3 +143,8 @@ class Lease:
         except FileNotFoundError:
             return None
         return content
+
+
+def _now() -> float:
+    """Goes on while the machine sleeps, where the system has such a clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

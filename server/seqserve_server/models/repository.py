@@ -229,7 +229,10 @@ class Repository:
         Raises:
             ModelNotFound: it is not served.
         """
-        return await self._to_its_end(self._unload(name, version))
+        # Not behind what is being read and proved, which may take its time: this is how operators
+        # get rid of what does harm.
+        model = self.find(name, version)
+        return self._retire(self._entries[name][model.version])
 
     async def close(self) -> None:
         """Lets go of every model; what is being loaded is given up when it is done."""
@@ -315,7 +318,7 @@ class Repository:
                 continue
             key = (entry.name, entry.version)
             if entry.state is State.READY and key not in wanted:
-                await self._retire(entry)
+                self._retire(entry)
             if key not in tried and entry.version not in self._seen.get(entry.name, {}):
                 self._forget(entry)
         await self._in_thread(self._on_rest)
@@ -334,6 +337,9 @@ class Repository:
             except NotTriedError as error:
                 _log.warning("%s could not be proved again: %s", entry, error)
                 return False
+            now = self._entries.get(model.name, {}).get(model.version)
+            if now is None or now.model is not model:  # unloaded meanwhile
+                return True
             if healed.state is State.READY:
                 self._enter(healed)
             return healed.state is State.READY
@@ -356,11 +362,6 @@ class Repository:
             if why := self._refused_in_place.get((name, version)):
                 raise CannotLoad(f"{why}; what was served before stays")
             return self._entries[name][version]
-
-    async def _unload(self, name: str, version: int) -> Entry:
-        async with self._changing:
-            model = self.find(name, version)
-            return await self._retire(self._entries[name][model.version])
 
     async def _ensure(self, name: str, version: int) -> bool:
         """Whether the version is served, after loading it where it was not.
@@ -388,6 +389,8 @@ class Repository:
             self._not_tried.add(name)
             message = str(error).replace(f"{self._root}/", "")
             entry = Entry(name, version, State.FAILED, f"could not be tried yet: {message}")
+        if served and self._entries.get(name, {}).get(version) is not before:
+            return False  # an operator has unloaded it meanwhile
         if served and entry.state is not State.READY:
             self._refused_in_place[key] = entry.message
             return True
@@ -432,7 +435,7 @@ class Repository:
             name, version, State.READY, "", model.digest, manifest=model.manifest, model=model
         )
 
-    async def _retire(self, entry: Entry) -> Entry:
+    def _retire(self, entry: Entry) -> Entry:
         unloaded = Entry(
             entry.name,
             entry.version,

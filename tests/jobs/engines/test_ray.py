@@ -401,8 +401,51 @@ def test_a_cluster_that_cannot_be_joined_is_told_in_a_line(address: str, error: 
 def test_a_cluster_without_cpus_is_refused_unless_somebody_says_how_many_will_come(
     cluster: Cluster,
 ) -> None:
-    with pytest.raises(EngineError, match=r"has \d CPUs, a worker needs 1000; .* --workers"):
-        ray_cluster.free_workers(1000)
+    with pytest.raises(EngineError, match=r"no node .* has the 1000 CPUs .* --workers"):
+        ray_cluster.most_workers(1000)
+
+
+def test_a_worker_is_on_one_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    nodes = [(3, True), (3, True), (1, True), (8, False)]
+    told = [{"Alive": alive, "Resources": {"CPU": float(cpus)}} for cpus, alive in nodes]
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {}}, *told])
+    assert ray_cluster.room(1) == 7
+    assert ray_cluster.room(2) == 2
+    assert ray_cluster.room(4) == 0
+
+
+def test_where_no_node_is_left_for_a_worker_the_job_ends_after_a_while_and_a_stop_is_heeded(
+    cluster: Cluster, scoring: Scoring, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of this file: no node comes back."""
+    monkeypatch.setattr(ray_data, "PATIENCE_S", 0.0)
+    raylets = [node.all_processes["raylet"][0].process for node in cluster.worker_nodes]
+
+    def kill() -> None:
+        for raylet in raylets:
+            raylet.kill()
+        for worker in pids(notes):
+            os.kill(worker, signal.SIGKILL)
+
+    open_engine = partial(opened, scoring.models, notes, together=1)
+    told = Told(after=5, do=kill)
+    with pytest.raises(EngineError, match="no node of the Ray cluster has had the 1 CPUs"):
+        scoring.run(open_engine, told=told)
+    assert 5 <= len(told.shards) < COUNT // SHARD
+
+    stop = threading.Event()
+    room = ray_cluster.room
+
+    def room_after_a_stop(cpus: int) -> int:
+        stop.set()
+        return room(cpus)
+
+    monkeypatch.setattr(ray_cluster, "room", room_after_a_stop)
+    monkeypatch.setattr(ray_data, "PATIENCE_S", 1e9)
+    with pytest.raises(JobStopped, match="the same command goes on from there"):
+        scoring.run(open_engine, workers=1, stop=stop)
 
 
 def until_killed(words: list[str]) -> None:
