@@ -1,9 +1,9 @@
 """`python -m benchmarks.pages`: writes the tables of README and docs from the results.
 
-A table stands between `<!-- fleet NAME: FIGURE, … -->`, `<!-- containers NAME -->` or
-`<!-- figures scheduler -->` (or `jobs`) and the next empty line. The figures of a fleet are those
-of `fleet.SHOWN`, by the heads of their columns; those of scheduler and jobs are those of
-`figures.TARGETS`, all of them.
+A table stands between `<!-- fleet NAME: FIGURE, … -->`, `<!-- containers NAME -->`,
+`<!-- figures scheduler -->` (or `jobs`) or `<!-- benchmark NAME -->` and the next empty line. The
+figures of a fleet are those of `fleet.SHOWN`, by the heads of their columns; those of scheduler and
+jobs are those of `figures.TARGETS`, all of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from benchmarks.harness import Spread
 
 PAGES = tuple(harness.ROOT / name for name in ("README.md", "docs/jobs.md", "docs/scale.md"))
 
-_TABLE = re.compile(r"(<!-- (fleet|containers|figures) ([\w ]+)(?:: (.*?))? -->\n)(?:\|.*\n)*")
+_TABLE = re.compile(
+    r"(<!-- (fleet|containers|figures|benchmark) ([\w ]+)(?:: (.*?))? -->\n)(?:\|.*\n)*"
+)
 
 
 def main() -> None:
@@ -47,11 +49,9 @@ def _figures(document: dict[str, Any]) -> dict[str, Any] | Spread:
     return Spread(**document) if document.keys() == vars(Spread.of([])).keys() else document
 
 
-def _results(name: str) -> dict[str, Any]:
+def _results(name: str) -> Any:  # noqa: ANN401  # as each writes them
     path = harness.RESULTS / f"{name}.json"
-    document = json.loads(path.read_text(encoding="utf-8"), object_hook=_figures)
-    results: dict[str, Any] = document["results"]
-    return results
+    return json.loads(path.read_text(encoding="utf-8"), object_hook=_figures)["results"]
 
 
 def _of_fleet(name: str, columns: str) -> Iterable[list[str]]:
@@ -81,10 +81,49 @@ def _of_figures(name: str, _: None) -> Iterable[list[str]]:
             yield [target.what, str(target.floor), str(target.aim), measured]
 
 
+def _of_benchmark(name: str, _: None) -> Iterable[list[str]]:
+    return _BENCHMARKS[name]()
+
+
+def _throughput() -> Iterable[list[str]]:
+    yield ["lengths", "continuous", "padded batches", "length-bucketed", "oracle", "torch, packed"]
+    for row in _results("throughput")["cases"]:
+        policies = ("continuous", "padded", "bucketed", "oracle", "torch")
+        medians = [f"{row[policy].median:,.0f}" for policy in policies]
+        yield [f"{row['model']}, {row['workload']}", *medians]
+
+
+def _calls() -> Iterable[list[str]]:
+    yield ["transport", "calls/s", "server CPU a call, µs"]
+    for row in _results("serving")["single_calls"]:
+        yield [row["transport"], str(row["calls_per_second"]), str(row["server_cpu_us"])]
+
+
+def _startup() -> Iterable[list[str]]:
+    yield ["", "seconds", "resident MiB"]
+    for row in _results("startup"):
+        yield [row["what"], str(row["seconds"]), str(row.get("resident_mib", ""))]
+
+
+def _conversion() -> Iterable[list[str]]:
+    yield ["model", "publish, s", "prove again, s", "peak MiB (before it began)"]
+    for row in _results("conversion"):
+        peak = f"{row['peak_mib'].median:.0f} ({row['held_before_mib'].median:.0f})"
+        yield [row["model"], str(row["publish_s"]), str(row["prove_again_s"]), peak]
+
+
+_BENCHMARKS: dict[str, Callable[[], Iterable[list[str]]]] = {
+    "throughput": _throughput,
+    "calls": _calls,
+    "startup": _startup,
+    "conversion": _conversion,
+}
+
 _SOURCES: dict[str, Callable[..., Iterable[list[str]]]] = {
     "fleet": _of_fleet,
     "containers": _of_containers,
     "figures": _of_figures,
+    "benchmark": _of_benchmark,
 }
 
 

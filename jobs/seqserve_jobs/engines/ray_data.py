@@ -124,6 +124,7 @@ class _Rounds:
         self._stopping: Any = None  # the actor that tells workers so, by its name alone
         self._flag = f"seqserve-stop-{uuid4().hex}"
         self._missing_since: float | None = None  # no node has room for a worker
+        self._heard = False  # of any worker, in this round
 
     def do(self, planned: dict[int, Planned]) -> None:
         for tried in range(TRIES):
@@ -162,7 +163,9 @@ class _Rounds:
         """What workers have done of these runs, as it comes; the rest was lost with them."""
         import ray
 
+        self._heard = False
         for references in self._references(cut):
+            self._heard = True
             for reference in references:
                 try:
                     block = ray.get(reference)
@@ -225,11 +228,12 @@ class _Rounds:
         stopping = self._job.stop.is_set()
         if stopping:
             self._stop_workers()
-        if ray_cluster.room(self._cpus):
+        missing = not ray_cluster.room(self._cpus)
+        if stopping and (missing or not self._heard):  # none is there to finish anything
+            raise self._job.stopped()
+        if not missing:
             self._missing_since = None
             return
-        if stopping:
-            raise self._job.stopped()
         now = time.monotonic()
         if self._missing_since is None:
             self._missing_since = now

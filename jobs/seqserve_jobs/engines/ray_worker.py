@@ -117,16 +117,16 @@ class Worker:
             check_ids=False,  # the plan has been made by whoever did
         )
         under_way: deque[tuple[int, Block, Future[Scores] | None]] = deque()
+        failed: Exception | None = None
         for planned in run:
             if self._is_stopped():
                 break
-            block = next(blocks, None)
-            if block is None or (block.begin, block.end) != (planned.begin, planned.end):
-                raise JobError(
-                    f"shard {planned.index} is not where the input had it when the job began: the "
-                    "input changed, or is another one on a node of the cluster"
-                )
-            check_faults(block, options.on_error)
+            try:
+                block = _next(blocks, planned)
+                check_faults(block, options.on_error)
+            except Exception as error:  # what came before it is good
+                failed = error
+                break
             answer = engine.submit(block.sequences) if block.sequences is not None else None
             under_way.append((planned.index, block, answer))
             del block
@@ -134,6 +134,8 @@ class Worker:
                 yield self._finished(*under_way.popleft())
         while under_way:
             yield self._finished(*under_way.popleft())
+        if failed is not None:
+            raise failed
 
     def _finished(self, index: int, block: Block, answer: Future[Scores] | None) -> pa.Table:
         scores = answer.result() if answer is not None else None
@@ -162,6 +164,16 @@ class Worker:
         except ValueError:
             return False
         return True
+
+
+def _next(blocks: Iterator[Block], planned: Planned) -> Block:
+    block = next(blocks, None)
+    if block is None or (block.begin, block.end) != (planned.begin, planned.end):
+        raise JobError(
+            f"shard {planned.index} is not where the input had it when the job began: the input "
+            "changed, or is another one on a node of the cluster"
+        )
+    return block
 
 
 def _is_for_people(error: Exception) -> bool:

@@ -368,6 +368,19 @@ def test_what_is_wrong_on_a_node_is_told_in_a_line(
     assert re.search(error, last.error)
 
 
+def test_what_a_worker_has_done_before_something_is_wrong_is_told_first(scoring: Scoring) -> None:
+    told = options(scoring.input, scoring.output)
+    writer = ShardWriter(Output.at(str(scoring.output), {}), scoring.model, told)
+    with Job(told, scoring.model) as job:
+        (run, *_) = runs([*plan(job).values()], workers=1)
+    run = [*run[:2], replace(run[2], end=Position(7, 7))]
+    open_engine = partial(EmbeddedEngine, scoring.models, "speakers", lanes=1)
+    worker = Worker(open_engine, writer, "no flag", {})
+    done = [each for block in worker(to_block(run)) for each in from_block(block)]
+    assert [each.record.index for each in done if each.record] == [0, 1]
+    assert "shard 2 is not where the input had it" in (done[-1].error or "")
+
+
 def test_shards_are_cut_into_runs_of_consecutive_ones() -> None:
     planned = [Planned(index, Position(), Position()) for index in (*range(40), *range(50, 60))]
     cut = runs(planned, workers=2)
