@@ -25,13 +25,16 @@ def open_reader(file: File, features: Collection[str], *, guess: bool) -> Reader
     Raises:
         DataError: no such form, or the file cannot be read.
     """
-    reader = _READERS.get(file.suffix)
-    if reader is None:
+    make = _READERS.get(file.suffix)
+    if make is None:
         raise UnreadableData(
             f"a file with suffix {file.suffix!r} is not read; {', '.join(_READERS)} are",
             file.place(),
         )
-    return reader(file, features, guess)
+    reader = make(file, features, guess)
+    with file.reading():
+        _ = reader.schema.names  # Arrow decodes them only when they are asked for
+    return reader
 
 
 _READERS: Mapping[str, Callable[[File, Collection[str], bool], Reader]] = {

@@ -159,6 +159,14 @@ def test_what_a_message_quotes_of_a_file_is_printable(tmp_path: Path) -> None:
     assert str(caught.value).endswith(r"not readable as .csv: what is in a row: \x00\x1b[31m")
 
 
+def test_a_column_whose_name_is_no_text_is_told_of(tmp_path: Path) -> None:
+    path = write(pa.table({"id": [1, 1], "feature": [1.0, 2.0]}), tmp_path / "x.arrows")
+    path.write_bytes(path.read_bytes().replace(b"feature", b"featur\xb2"))
+
+    with pytest.raises(DataError, match=r"x\.arrows: not readable as \.arrows"):
+        Input.open(path, Columns(), wanted=Wanted(1))
+
+
 @pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=20)
 @given(data=st.data())
