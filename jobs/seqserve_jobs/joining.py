@@ -24,8 +24,7 @@ def finish(ledger: Ledger) -> None:
     if output.form is None:
         ledger.finish(totals)
         return
-    if files.size(output.path) is not None:
-        raise OutputError(f"{output.url}: somebody else made it meanwhile; move it, and go on")
+    _refuse_foreign(ledger)
     with files.writing(output.path, output.records) as file:
         try:
             output.form.join(_parts(ledger), file)
@@ -33,8 +32,15 @@ def finish(ledger: Ledger) -> None:
             raise OutputError(
                 f"{output.url}: the parts cannot be made one file: {error}"
             ) from error
+        _refuse_foreign(ledger)  # that took a while
         # Before the file is seen: whatever it says there, a file there is then the job's own.
         ledger.finish(replace(totals, size=file.tell()))
+
+
+def _refuse_foreign(ledger: Ledger) -> None:
+    output = ledger.output
+    if output.files.size(output.path) is not None:
+        raise OutputError(f"{output.url}: somebody else made it meanwhile; move it, and go on")
 
 
 def _parts(ledger: Ledger) -> Iterator[bytes]:

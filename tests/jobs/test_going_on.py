@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Iterator
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from seqserve_data import Columns, DataError
 from seqserve_data.stream import Input
+from seqserve_jobs import joining
 from seqserve_jobs.engines.embedded import EmbeddedEngine
 from seqserve_jobs.engines.engine import Engine
 from seqserve_jobs.errors import (
@@ -28,7 +30,7 @@ from seqserve_jobs.errors import (
     OutputInUse,
 )
 from seqserve_jobs.job import JobOptions, OnError, score_files
-from seqserve_jobs.ledger import begun
+from seqserve_jobs.ledger import Ledger, begun
 from seqserve_jobs.output import Output
 from seqserve_jobs.summary import Summary
 from tests.jobs.conftest import steps_table, write_steps
@@ -446,6 +448,26 @@ def test_a_file_that_was_changed_after_the_job_is_not_taken_for_its_own(
         score_files(options(source, output), engine)
 
     assert score_files(options(source, output, restart=True), engine).finished
+
+
+def test_a_file_that_appears_while_parts_are_joined_is_not_written_over(
+    tmp_path: Path, source: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.parquet"
+    parts = joining._parts
+
+    def appear(ledger: Ledger) -> Iterator[bytes]:
+        output.write_bytes(b"precious")
+        yield from parts(ledger)
+
+    monkeypatch.setattr(joining, "_parts", appear)
+    with pytest.raises(OutputError, match="somebody else made it meanwhile"):
+        score_files(options(source, output), engine)
+    assert output.read_bytes() == b"precious"
+
+    output.unlink()
+    monkeypatch.undo()
+    assert score_files(options(source, output), engine).shards_done_before == SHARDS
 
 
 def test_a_file_that_appeared_meanwhile_is_not_written_over(
