@@ -18,13 +18,13 @@ from typing import Self
 
 import numpy as np
 
-from benchmarks import figures, harness
+from benchmarks import figures, harness, stats
 from benchmarks.calls import CLASSIFY, Calls, p99_ms
 from benchmarks.figures import Figure
 from benchmarks.harness import Spread, ratios
 from benchmarks.load import Load
 from benchmarks.models import SMALL, published
-from benchmarks.server_process import CLIENT_CORE, Server
+from benchmarks.server_process import CLIENT_CORE, server_with_stats
 from benchmarks.workloads import LONG_TAILED
 from seqserve.v1 import classifier_pb2 as pb
 
@@ -43,7 +43,7 @@ def main() -> None:
     os.sched_setaffinity(0, {CLIENT_CORE})
     with ExitStack() as stack:
         repository = stack.enter_context(published(SMALL))
-        server = stack.enter_context(Server(repository))
+        server = stack.enter_context(server_with_stats(repository))
         sequences = LONG_TAILED.sequences(4_096)
         calls = Calls(repository, SMALL, sequences, 1, pb.SERVICE_CLASS_INTERACTIVE)
         load = Load(server.address, CLASSIFY, calls.messages)
@@ -51,6 +51,7 @@ def main() -> None:
         rate = SHARE * calls.saturate(load, INTERACTIVE_IN_FLIGHT, enough)
         job = stack.enter_context(BulkJob(repository, server.address))
         bulk: list[float] = []
+        idle: list[float] = []
         alone_seeds, beside_seeds = count(), count()  # the same arrivals for both
 
         def alone() -> float:
@@ -58,7 +59,11 @@ def main() -> None:
 
         def beside() -> float:
             job.start()
+            before = len(server.printed)
             answered = calls.arrive(load, rate, requests, next(beside_seeds))
+            # The first interval began before.
+            lines = stats.read(server.printed[before:])[1:]
+            idle.extend(each.share_idle for each in lines)
             bulk.append(job.stop())
             return p99_ms(answered)
 
@@ -79,7 +84,8 @@ def main() -> None:
             ("bulk alone", "", f"{bulk_alone:,.0f}"),
         ],
     )
-    table = [Figure("bulk", ratio, f"at {rate:,.0f} interactive calls/s")]
+    note = f"at {rate:,.0f} interactive calls/s; the lane idle {Spread.of(idle)} of the time"
+    table = [Figure("bulk", ratio, note)]
     figures.show(table)
     harness.write(
         "bulk",
@@ -90,6 +96,7 @@ def main() -> None:
             "p99_ms": spread,
             "bulk_sequences_per_second": Spread.of(bulk),
             "bulk_alone_sequences_per_second": bulk_alone,
+            "idle": Spread.of(idle),
         },
     )
 

@@ -48,19 +48,24 @@ class Spread:
     low: float
     high: float
     repeats: int
+    refused: int = 0
+    """Repeats that gave no figure: they may have been the best, so none is taken of the others
+    where they were more."""
 
     @classmethod
     def of(cls, figures: Sequence[float]) -> Spread:
         """The median, the least and the greatest of those `figures` that are numbers."""
         taken = [figure for figure in figures if not math.isnan(figure)]
-        if not taken:
-            return cls(math.nan, math.nan, math.nan, 0)
-        return cls(statistics.median(taken), min(taken), max(taken), len(taken))
+        refused = len(figures) - len(taken)
+        if refused >= len(taken):
+            return cls(math.nan, math.nan, math.nan, 0, refused)
+        return cls(statistics.median(taken), min(taken), max(taken), len(taken), refused)
 
     def __str__(self) -> str:
         if not self.repeats:
             return "–"
-        return f"{_short(self.median)} ({_short(self.low)}–{_short(self.high)})"
+        refused = f"; {self.refused} refused" if self.refused else ""
+        return f"{_short(self.median)} ({_short(self.low)}–{_short(self.high)}{refused})"
 
 
 def quick(about: str | None) -> bool:

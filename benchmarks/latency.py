@@ -7,7 +7,9 @@ the other, native transport.
 
 from __future__ import annotations
 
+import math
 import os
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -32,11 +34,17 @@ IN_FLIGHT = 256
 
 PADDED_SHARE = 0.9
 BUCKETED_SHARE = 0.7
+"""Of what the baseline can do, measured right before in each repeat: machines have moods."""
 CURVE_SHARES = (0.25, 0.5, 0.75, 0.9)
 """Of each policy's own saturation."""
 
-CURVE_REPEATS = 3
+CURVE_REPEATS = 5
 """They share a point's requests."""
+
+_ALIKE = 0.05
+"""Shares of one policy that are nearer than this are one point of the curve."""
+_GROWN = 5.0
+"""A queue that grows: the last fifth of the calls took so many times what the first took."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Point:
     share: float
     """Of the policy's own saturation."""
     rate: float
-    """Calls a second, as they were to arrive."""
+    """Calls a second, as they were to arrive; the median, where it was another in each repeat."""
     p50_ms: Spread
     p99_ms: Spread
     lateness_p99_ms: Spread
@@ -73,16 +81,12 @@ def main() -> None:
         repeats = 2 if quick else 5
         saturation = bench.saturation(repeats, 0.4 if quick else 1.0)
         tops = {policy: spread.median for policy, spread in saturation.items()}
-        rate = PADDED_SHARE * tops["padded"]
-        against_padded = bench.points({"continuous": rate, "padded": rate}, tops, repeats)
-        rate = BUCKETED_SHARE * tops["bucketed"]
-        against_bucketed = bench.points({"continuous": rate, "bucketed": rate}, tops, repeats)
+        against_padded = bench.against("padded", PADDED_SHARE, tops, repeats)
+        against_bucketed = bench.against("bucketed", BUCKETED_SHARE, tops, repeats)
         points = [*against_padded.points, *against_bucketed.points]
         for share in (0.5,) if quick else CURVE_SHARES:
-            taken = {(point.policy, round(point.share, 3)) for point in points}
-            rates = {
-                policy: share * top for policy, top in tops.items() if (policy, share) not in taken
-            }
+            taken = {point.policy for point in points if abs(point.share - share) < _ALIKE}
+            rates = {policy: share * top for policy, top in tops.items() if policy not in taken}
             points += curve.points(rates, tops, CURVE_REPEATS).points
         simulator = Simulator.of(repository, SMALL, servers["continuous"], IN_FLIGHT)
     simulated, said = _simulated(simulator, tops["continuous"], points, bench.requests // 2)
@@ -137,6 +141,8 @@ class _Taken:
 
     points: list[Point]
     p99_ms: Mapping[str, list[float]]
+    grew: Mapping[str, int]
+    """In how many repeats a policy's queue did: then a p99 tells how long it was measured."""
 
     def ratio(self, policy: str, baseline: str) -> Spread:
         """p99 ÷ p99, repeat by repeat."""
@@ -146,7 +152,8 @@ class _Taken:
     def about(self) -> str:
         """The figures behind a ratio."""
         p99 = " ÷ ".join(f"{point.p99_ms} ms" for point in self.points)
-        return f"{p99} at {self.points[0].rate:,.0f} calls/s"
+        grew = [f"the queue of {policy} grew in {times}" for policy, times in self.grew.items()]
+        return "; ".join([f"{p99} at {self.points[0].rate:,.0f} calls/s", *grew])
 
 
 @dataclass(frozen=True)
@@ -174,34 +181,66 @@ class _Bench:
         )
         return {policy: Spread.of(rates) for policy, rates in taken.items()}
 
+    def against(
+        self, baseline: str, share: float, tops: Mapping[str, float], repeats: int
+    ) -> _Taken:
+        """The product beside a baseline, at a share of what that can do at the moment."""
+        load = self.loads[baseline]
+        enough = self.calls.warm(load, IN_FLIGHT, 0.5)
+        taken = _Measured(self)
+        for repeat in range(repeats):
+            top = self.calls.saturate(load, IN_FLIGHT, enough)
+            rate = share * (tops[baseline] if math.isnan(top) else top)
+            policies = ("continuous", baseline)
+            for policy in policies[:: -1 if repeat % 2 else 1]:
+                taken.measure(policy, rate, repeat)
+        return taken.told(tops)
+
     def points(self, rates: Mapping[str, float], tops: Mapping[str, float], repeats: int) -> _Taken:
         """Each policy at its rate, in turn; the same arrivals for all in the same repeat."""
-        p50: dict[str, list[float]] = {policy: [] for policy in rates}
-        late: dict[str, list[float]] = {policy: [] for policy in rates}
+        taken = _Measured(self)
+        for repeat in range(repeats):
+            for policy in list(rates)[:: -1 if repeat % 2 else 1]:
+                taken.measure(policy, rates[policy], repeat)
+        return taken.told(tops)
 
-        def measure(policy: str) -> float:
-            seed = len(p50[policy])
-            answered = self.calls.arrive(self.loads[policy], rates[policy], self.requests, seed)
-            p50[policy].append(median(answered.latencies_s) * 1e3)
-            late[policy].append(float(np.percentile(answered.lateness_s, 99)) * 1e3)
-            return p99_ms(answered)
 
-        p99 = harness.in_turn(
-            {policy: lambda policy=policy: measure(policy) for policy in rates},  # type: ignore[misc]
-            repeats,
-        )
+class _Measured:
+    """What was measured so far, repeat by repeat, of each policy."""
+
+    def __init__(self, bench: _Bench) -> None:
+        self._bench = bench
+        self._rate: defaultdict[str, list[float]] = defaultdict(list)
+        self._p50: defaultdict[str, list[float]] = defaultdict(list)
+        self._p99: defaultdict[str, list[float]] = defaultdict(list)
+        self._late: defaultdict[str, list[float]] = defaultdict(list)
+        self._grew: Counter[str] = Counter()
+
+    def measure(self, policy: str, rate: float, seed: int) -> None:
+        """Sends calls of one policy's server, at a rate."""
+        bench = self._bench
+        answered = bench.calls.arrive(bench.loads[policy], rate, bench.requests, seed)
+        self._rate[policy].append(rate)
+        self._p50[policy].append(median(answered.latencies_s) * 1e3)
+        self._late[policy].append(float(np.percentile(answered.lateness_s, 99)) * 1e3)
+        self._p99[policy].append(p99_ms(answered))
+        first, *_, last = np.array_split(answered.latencies_s, 5)
+        self._grew[policy] += int(np.median(last) > _GROWN * np.median(first))
+
+    def told(self, tops: Mapping[str, float]) -> _Taken:
+        """All of it."""
         points = [
             Point(
                 policy,
-                rate / tops[policy],
-                rate,
-                Spread.of(p50[policy]),
-                Spread.of(p99[policy]),
-                Spread.of(late[policy]),
+                median(rates) / tops[policy],
+                median(rates),
+                Spread.of(self._p50[policy]),
+                Spread.of(self._p99[policy]),
+                Spread.of(self._late[policy]),
             )
-            for policy, rate in rates.items()
+            for policy, rates in self._rate.items()
         ]
-        return _Taken(points, p99)
+        return _Taken(points, self._p99, +self._grew)
 
 
 def _simulated(
