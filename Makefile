@@ -168,7 +168,7 @@ accuracy: install ## Trains on japanese-vowels with five seeds and prints the te
 bench: install ## Measures what the docs claim about the speed of models and server.
 	$(BIN)/python -m benchmarks
 
-bench-quick: install ## The same, shorter and rougher.
+bench-quick: install ## The figures of the scheduler alone, shorter and rougher.
 	$(BIN)/python -m benchmarks --quick
 
 bench-jobs: install ## Measures batch jobs, in this process, by a service and on Ray.
