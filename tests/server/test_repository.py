@@ -58,6 +58,24 @@ def test_the_version_policy_says_what_is_served(
         assert server.ready() == served
 
 
+class HeldOpener:
+    """Opens sessions; once told to hold, each waits until it may go on."""
+
+    def __init__(self) -> None:
+        self.reached, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
+
+    def __call__(self, model: bytes) -> Session:
+        self.reached.set()
+        assert self.go_on.wait(TIMEOUT_S)
+        return opener(ExecutionProvider.CPU)(model)
+
+    def hold(self) -> None:
+        """From the next one on."""
+        self.reached.clear()
+        self.go_on.clear()
+
+
 def test_a_version_is_answered_by_itself_and_the_newest_by_default(
     run_server: RunServer, versions: Path, make_sequences: MakeSequences
 ) -> None:
@@ -159,24 +177,16 @@ def test_the_old_version_answers_until_the_new_one_is_ready(
     versions: Path,
     make_sequences: MakeSequences,
 ) -> None:
-    loading, may_open = threading.Event(), threading.Event()
-    may_open.set()
-
-    def open_session(model: bytes) -> Session:
-        loading.set()
-        assert may_open.wait(TIMEOUT_S)
-        return opener(ExecutionProvider.CPU)(model)
-
-    with run_server(versions, operator=True, open_session=open_session) as server:
+    opens = HeldOpener()
+    with run_server(versions, operator=True, open_session=opens) as server:
         publish_as(repository(gru={"cell": "gru", "seed": 4}) / "gru", versions, 4)
-        loading.clear()
-        may_open.clear()
+        opens.hold()
         reload = server.operations.ReloadRepository.future(ReloadRepositoryRequest())
-        assert loading.wait(TIMEOUT_S)
+        assert opens.reached.wait(TIMEOUT_S)
         meanwhile = server.classify("gru", make_sequences(3))
         with pytest.raises(grpc.RpcError) as raised:
             server.classify("gru", make_sequences(3), version=4)
-        may_open.set()
+        opens.go_on.set()
         reload.result(TIMEOUT_S)
         afterwards = server.classify("gru", make_sequences(3))
 
@@ -188,25 +198,17 @@ def test_the_old_version_answers_until_the_new_one_is_ready(
 def test_a_version_is_unloaded_while_another_one_is_being_proved(
     run_server: RunServer, repository: ModelRepository, publish_as: PublishAs, versions: Path
 ) -> None:
-    loading, may_open = threading.Event(), threading.Event()
-    may_open.set()
-
-    def open_session(model: bytes) -> Session:
-        loading.set()
-        assert may_open.wait(TIMEOUT_S)
-        return opener(ExecutionProvider.CPU)(model)
-
-    with run_server(versions, operator=True, open_session=open_session) as server:
+    opens = HeldOpener()
+    with run_server(versions, operator=True, open_session=opens) as server:
         publish_as(repository(gru={"cell": "gru", "seed": 4}) / "gru", versions, 4)
-        loading.clear()
-        may_open.clear()
+        opens.hold()
         reload = server.operations.ReloadRepository.future(ReloadRepositoryRequest())
-        assert loading.wait(TIMEOUT_S)
+        assert opens.reached.wait(TIMEOUT_S)
         for name in ("gru", "lstm"):
             unload = UnloadModelRequest(model_name=name)
             server.operations.UnloadModel(unload, timeout=TIMEOUT_S)
         assert server.ready() == []
-        may_open.set()
+        opens.go_on.set()
         reload.result(TIMEOUT_S)
         assert "gru 4" in server.ready()
 

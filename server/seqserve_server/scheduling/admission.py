@@ -138,6 +138,8 @@ class Admission:
         self._models[inside.cost] -= 1
         if not self._models[inside.cost]:
             del self._models[inside.cost]
+        if not self._inside:  # what rounding has left would be taken for a wait
+            self._seconds = [0.0 for _ in ServiceClass]
         if inside.late < math.inf:
             caution = self._cautions[ticket.service_class]
             if now > inside.late:

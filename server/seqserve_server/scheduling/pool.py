@@ -39,6 +39,7 @@ _TURN_SHARE = 0.05
 _TURN_LIMIT_S = 20e-3
 """A turn takes all that is ready, or a lane's share of it, but no longer than this, or than its
 fixed cost asks for: whoever comes meanwhile waits for its end."""
+
 Slots = NDArray[np.int64]
 _Queue = OrderedDict[Ticket, None]
 _NOWHERE: Slots = np.empty(0, np.int64)
