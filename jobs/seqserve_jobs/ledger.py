@@ -131,11 +131,11 @@ class Ledger:
         output, files = self.output, self.output.files
         sizes, records = files.sizes(output.parts), files.sizes(output.records)
         if finished is not None and output.is_file:
-            size = files.size(output.path)
-            if size == finished.size:
+            sha256 = files.sha256(output.path)
+            if sha256 == finished.sha256:
                 self.totals = finished
                 return
-            if size is not None or not records:
+            if sha256 is not None or not records:
                 raise JobChanged(
                     f"{output.url}: is not there any more as the job wrote it; {_RESTART}"
                 )
@@ -207,8 +207,8 @@ def _refuse_foreign(output: Output, names: Iterable[str]) -> None:
 def _remove(output: Output, content: Mapping[str, Any]) -> None:
     """Removes what a job made, its own file last: a removal that is cut off can be done again."""
     finished = _finished(content)
-    there = output.files.size(output.path) if output.is_file else None
-    ours = finished is not None and there == finished.size
+    there = output.files.sha256(output.path) if output.is_file else None
+    ours = there is not None and finished is not None and there == finished.sha256
     if there is not None and not ours:
         _refuse_foreign(output, [output.path.rpartition("/")[2]])
     names = output.files.sizes(output.parts)

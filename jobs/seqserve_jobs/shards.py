@@ -57,8 +57,8 @@ class Totals:
     refused: Mapping[str, int]
     """How many of them, by reason."""
     steps: int
-    size: int
-    """Of the parts in bytes, or of the file made of them."""
+    sha256: str | None = None
+    """Of the file made of the parts; None where none is."""
 
     @classmethod
     def of(cls, shards: Collection[Shard]) -> Totals:
@@ -68,7 +68,6 @@ class Totals:
             sequences=sum(shard.sequences for shard in shards),
             refused=merged(shard.refused for shard in shards),
             steps=sum(shard.steps for shard in shards),
-            size=sum(shard.size for shard in shards),
         )
 
 

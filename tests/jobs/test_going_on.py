@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
@@ -432,16 +432,22 @@ def test_a_part_that_was_damaged_is_not_made_part_of_the_file(
     assert content(output)["out.parquet"] == (tmp_path / "whole.parquet").read_bytes()
 
 
+def of_the_same_size(file: Path) -> bytes:
+    return file.read_bytes()[::-1]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl", "arrow"])
+@pytest.mark.parametrize("other", [lambda _: b"precious", of_the_same_size], ids=["size", "bytes"])
 def test_a_file_that_was_changed_after_the_job_is_not_taken_for_its_own(
-    tmp_path: Path, source: Path, engine: Engine
+    tmp_path: Path, source: Path, engine: Engine, suffix: str, other: Callable[[Path], bytes]
 ) -> None:
-    output = tmp_path / "out.parquet"
+    output = tmp_path / f"out.{suffix}"
     score_files(options(source, output), engine)
-    output.write_bytes(b"precious")
+    output.write_bytes(other(output))
 
     with pytest.raises(JobChanged, match="is not there any more as the job wrote it"):
         score_files(options(source, output), engine)
-    with pytest.raises(OutputError, match=r"out.parquet is there already"):
+    with pytest.raises(OutputError, match=rf"out.{suffix} is there already"):
         score_files(options(source, output, restart=True), engine)
     output.unlink()
     with pytest.raises(JobChanged, match="restart the job"):

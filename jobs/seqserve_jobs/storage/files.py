@@ -39,6 +39,10 @@ class Files(Protocol):
         """A file's content; None where there is no such file."""
         ...
 
+    def sha256(self, path: str) -> str | None:
+        """Of a file's content, in hexadecimal digits; None where there is no such file."""
+        ...
+
     def size(self, path: str) -> int | None:
         """A file's size in bytes; None where there is no such file."""
         ...

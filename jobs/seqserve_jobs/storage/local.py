@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -42,6 +43,12 @@ class LocalFiles:
         """All of it."""
         with told_of(path, "read"), suppress(FileNotFoundError), open(path, "rb") as file:
             return file.read()
+        return None
+
+    def sha256(self, path: str) -> str | None:
+        """Of what it reads, a little at a time."""
+        with told_of(path, "read"), suppress(FileNotFoundError), open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
         return None
 
     def size(self, path: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -12,6 +13,7 @@ from fsspec import AbstractFileSystem
 from seqserve_jobs.storage.files import Mark, told_of, unfinished
 from seqserve_jobs.storage.lease import Lease, leased
 
+_CHUNK = 1 << 20
 _MARKS = (
     *("ETag", "etag", "md5Hash", "crc32c", "content_md5", "generation", "VersionId"),
     *("LastModified", "last_modified", "updated", "mtime", "modified", "created"),
@@ -66,6 +68,17 @@ class RemoteFiles:
         """All of it."""
         with _told_of(path, "read"), suppress(FileNotFoundError):
             return cast(bytes, self._system.cat_file(path))
+        return None
+
+    def sha256(self, path: str) -> str | None:
+        """Of what it reads, a little at a time: not every store tells of one."""
+        with _told_of(path, "read"), suppress(FileNotFoundError):
+            self._system.invalidate_cache(posixpath.dirname(path))
+            sha256 = hashlib.sha256()
+            with self._system.open(path, "rb") as file:
+                while chunk := file.read(_CHUNK):
+                    sha256.update(chunk)
+            return sha256.hexdigest()
         return None
 
     def size(self, path: str) -> int | None:
