@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -39,8 +40,16 @@ def version_of(ctx: typer.Context, options: JobOptions) -> int:
     return version
 
 
-def opener(ctx: typer.Context, lanes: int | None = None) -> Callable[[int], Engine]:
-    """Opens who answers, with the model's version, by what the command was told. Can be pickled.
+def opener(
+    ctx: typer.Context, lanes: int | None = None, stop: threading.Event | None = None
+) -> Callable[[int], Engine]:
+    """Opens who answers, with the model's version, by what the command was told.
+
+    Args:
+        ctx: What it was told.
+        lanes: Of one in the process; by default as it was told.
+        stop: Once it is set, nobody waits for a service that is away. Without it, what is returned
+            can be pickled.
 
     Raises:
         InvalidOptions: it was told what cannot be.
@@ -51,6 +60,7 @@ def opener(ctx: typer.Context, lanes: int | None = None) -> Callable[[int], Engi
         return partial(
             _open_service,
             {name: _anywhere(told[name]) for name in (*_OF_A_SERVICE, "server", "model")},
+            stop=stop,
         )
     from seqserve_jobs.engines.embedded import EmbeddedEngine
 
@@ -69,7 +79,7 @@ def _anywhere(value: object) -> object:
     return value.absolute() if isinstance(value, Path) else value
 
 
-def _open_service(told: Mapping[str, Any], version: int) -> Engine:
+def _open_service(told: Mapping[str, Any], version: int, *, stop: threading.Event | None) -> Engine:
     from seqserve_jobs.engines.service import ServiceEngine
 
     return ServiceEngine(
@@ -78,6 +88,7 @@ def _open_service(told: Mapping[str, Any], version: int) -> Engine:
         version,
         window=told["window"],
         patience_s=told["patience"],
+        stop=stop,
     )
 
 

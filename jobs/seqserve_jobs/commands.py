@@ -100,7 +100,9 @@ def score(
             _check_summary(summary, options)
             with (
                 noticed(_FINISHING) as interruption,
-                answering.opener(ctx)(answering.version_of(ctx, options)) as answerer,
+                answering.opener(ctx, stop=interruption.asked)(
+                    answering.version_of(ctx, options)
+                ) as answerer,
                 _display(progress, interval) as display,
                 Job(options, answerer.model, Tally(display), interruption.asked) as job,
             ):

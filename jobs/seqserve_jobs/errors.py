@@ -8,6 +8,7 @@ JobError
 ├── BadSequence    a sequence that the model cannot take, where `--on-error fail` was asked for
 ├── JobStopped     as it was asked to; says how to go on
 └── EngineError    no answer: the model is gone, or the service, or what computes failed
+    └── GivenUp    no answer yet, and not waited for: the job is to stop
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ class BadSequence(JobError):
 
 class EngineError(JobError):
     """No answer: the model is gone, or the service, or what computes failed."""
+
+
+class GivenUp(EngineError):
+    """No answer yet, and not waited for: the job is to stop."""
 
 
 class JobStopped(JobError):

@@ -19,7 +19,7 @@ from queue import SimpleQueue
 
 from seqserve_data.stream.block import Block
 from seqserve_jobs.engines.engine import Engine, Scores
-from seqserve_jobs.errors import JobError
+from seqserve_jobs.errors import GivenUp, JobError
 from seqserve_jobs.job import Job
 from seqserve_jobs.summary import Summary
 
@@ -129,7 +129,7 @@ class _Run:
                 case _Read(index, block) if self._end is None:
                     self._take(index, block)
                 case _Answered(index, scores):
-                    self._write(index, scores.result())
+                    self._end_shard(index, scores)
                 case _ReadAll() as end if self._end is None:
                     self._end = end
         if self._end.error is not None:
@@ -164,6 +164,12 @@ class _Run:
     def _tell(self, index: int, scores: Future[Scores]) -> None:
         """By a thread of the engine."""
         self._reading.events.put(_Answered(index, scores))
+
+    def _end_shard(self, index: int, scores: Future[Scores]) -> None:
+        if isinstance(scores.exception(), GivenUp) and self._job.stop.is_set():
+            self._waiting.appendleft(_Read(index, self._under_way.pop(index)))
+        else:
+            self._write(index, scores.result())
 
     def _write(self, index: int, scores: Scores | None) -> None:
         shard = self._job.writer.write(index, self._under_way.pop(index), scores)

@@ -277,6 +277,25 @@ def test_the_summary_of_a_job_that_fails_says_so_and_not_what_the_one_before_did
     assert json.loads(told.read_text())["finished"]
 
 
+@contextmanager
+def server_process(models: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server of the repository, once it is ready, and its address."""
+    server = subprocess.Popen(
+        [SEQSERVE, "serve", models, "--address", "127.0.0.1:0", "--metrics-address", "off"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stderr
+    try:
+        listening = next(line for line in server.stderr if "listening on" in line)
+        wait_for(server, " ready in ")
+        yield server, listening.split("listening on ")[1].split()[0]
+    finally:
+        server.kill()
+        server.wait()
+        server.stderr.close()
+
+
 @pytest.mark.parametrize(
     ("signal_number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
@@ -309,16 +328,7 @@ def test_the_first_signal_finishes_what_is_under_way_and_the_same_command_goes_o
 
 def test_a_second_signal_ends_the_process_at_once(models: Path, tmp_path: Path) -> None:
     file = Sequences.random(2000).write(tmp_path / "sequences.parquet")
-    server = subprocess.Popen(
-        [SEQSERVE, "serve", models, "--address", "127.0.0.1:0", "--metrics-address", "off"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert server.stderr
-    try:
-        listening = next(line for line in server.stderr if "listening on" in line)
-        address = listening.split("listening on ")[1].split()[0]
-        wait_for(server, " ready in ")
+    with server_process(models) as (server, address):
         words = (file, tmp_path / "scores.csv", "--model", "speakers", "--server", address)
         with begun(*words, "--shard-sequences", "10") as process:
             wait_for(process, " sequences, ")
@@ -327,10 +337,29 @@ def test_a_second_signal_ends_the_process_at_once(models: Path, tmp_path: Path) 
             wait_for(process, "finishing the shards under way")
             process.send_signal(signal.SIGINT)
             assert process.wait() == 130
-    finally:
+
+
+def test_a_signal_ends_the_wait_for_a_service_that_is_away(models: Path, tmp_path: Path) -> None:
+    file = Sequences.random(2000).write(tmp_path / "sequences.parquet")
+    output, options = tmp_path / "scores.csv", ("--model", "speakers", "--shard-sequences", "10")
+    with (
+        server_process(models) as (server, address),
+        begun(file, output, *options, "--server", address) as process,
+    ):
+        wait_for(process, " sequences, ")
         server.kill()
-        server.wait()
-        server.stderr.close()
+        wait_for(process, "waiting for it, for up to ")
+        process.send_signal(signal.SIGINT)
+        assert process.stderr
+        rest = process.stderr.read()
+        assert process.wait() == 130, rest
+    assert "the same command goes on from there" in rest.splitlines()[-1]
+    with server_process(models) as (_, address):
+        again = called(file, output, *options, "--server", address, "--summary", "-", cwd=tmp_path)
+        assert again.exit_code == 0, again.stderr
+    with EmbeddedEngine(models, "speakers") as engine:
+        score_files(JobOptions(str(file), str(tmp_path / "whole.csv")), engine)
+    assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
 def test_a_terminal_gets_a_bar(models: Path, file: Path, tmp_path: Path) -> None:

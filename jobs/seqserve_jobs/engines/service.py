@@ -42,7 +42,7 @@ from seqserve_client.batching import bounds
 from seqserve_jobs.choices import PATIENCE_S, WINDOW
 from seqserve_jobs.engines.engine import Model, Scores
 from seqserve_jobs.engines.window import Window
-from seqserve_jobs.errors import EngineError
+from seqserve_jobs.errors import EngineError, GivenUp
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +95,7 @@ class ServiceEngine:
         version: 0 for the newest that is served now.
         window: Requests under way at a time, at most.
         patience_s: How long the service may be away before the job ends, in the beginning too.
+        stop: Once it is set, a service that is away is waited for no more.
 
     Raises:
         EngineError: no service for so long, or it does not serve that.
@@ -109,6 +110,7 @@ class ServiceEngine:
         *,
         window: int = WINDOW,
         patience_s: float = PATIENCE_S,
+        stop: threading.Event | None = None,
     ) -> None:
         if window < 1 or not patience_s >= 0:
             raise InvalidOptions(
@@ -117,6 +119,7 @@ class ServiceEngine:
         self._client = client
         self._address = client.options.address
         self._patience_s = patience_s
+        self._stop = stop or threading.Event()
         self._limits = replace(
             client.options, max_request_steps=min(client.options.max_request_steps, _REQUEST_STEPS)
         )
@@ -271,6 +274,8 @@ class ServiceEngine:
             request.faults += 1
             if request.faults >= _MOST_FAULTS:
                 return EngineError(f"{error} ({request.faults} times); {_GO_ON}")
+        if self._stop.is_set():
+            return GivenUp(f"{error}; not waited for, as the job is to stop")
         request.away_since = min(request.away_since, left)
         if now - request.away_since >= self._patience_s:
             return EngineError(

@@ -27,7 +27,7 @@ from seqserve_client import Client, InvalidOptions, ServiceClass
 from seqserve_client.testing import FakeServer
 from seqserve_jobs.engines.engine import Scores
 from seqserve_jobs.engines.service import ServiceEngine
-from seqserve_jobs.errors import EngineError
+from seqserve_jobs.errors import EngineError, GivenUp
 from tests.integration.conftest import in_process
 
 if TYPE_CHECKING:
@@ -387,6 +387,18 @@ def test_patience_ends_and_says_how_to_go_on(serve: Serve, connect: Connect) -> 
     server.stop()
     with pytest.raises(EngineError, match=r"is unavailable.* the same command goes on"):
         result(engine.submit(batch(5)))
+
+
+def test_a_job_that_is_to_stop_waits_for_nobody(serve: Serve, connect: Connect, log: Log) -> None:
+    stop = threading.Event()
+    server = serve()
+    engine = connect(server, stop=stop)
+    server.stop()
+    answer = engine.submit(batch(5))
+    log.wait_for("waiting for it")
+    stop.set()
+    with pytest.raises(GivenUp, match=r"is unavailable.*not waited for, as the job is to stop"):
+        result(answer)
 
 
 def test_a_request_that_no_answer_comes_to_in_its_time_is_sent_again(
