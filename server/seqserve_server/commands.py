@@ -166,6 +166,10 @@ def doctor(
     tls_client_ca: flags.TLSClientCA = None,
     insecure: flags.Insecure = False,
     access_file: flags.AccessFile = None,
+    lanes: flags.Lanes = None,
+    max_message_bytes: flags.MaxMessageBytes = options.MAX_MESSAGE_BYTES,
+    max_request_steps: flags.MaxRequestSteps = options.MAX_REQUEST_STEPS,
+    max_queue_steps: flags.MaxQueueSteps = options.MAX_QUEUE_STEPS,
     max_connection_age: flags.MaxConnectionAge = options.MAX_CONNECTION_AGE_S,
     max_connection_idle: flags.MaxConnectionIdle = options.MAX_CONNECTION_IDLE_S,
     processes: flags.Processes = options.PROCESSES,
@@ -181,6 +185,7 @@ def doctor(
     Takes the settings of `seqserve serve`, from the same flags, environment and file. Exits with 1
     where a check failed.
     """
+    from seqserve_server import cores
     from seqserve_server import doctor as examination
 
     plan = examination.Plan(
@@ -188,8 +193,12 @@ def doctor(
         address=address,
         metrics_address="" if metrics_address == options.METRICS_OFF else metrics_address,
         processes=processes,
+        lanes=lanes or cores.granted(processes),
         transport=transport,
         insecure=insecure,
+        max_message_bytes=max_message_bytes,
+        max_request_steps=max_request_steps,
+        max_queue_steps=max_queue_steps,
         max_connection_age_s=max_connection_age,
         max_connection_idle_s=max_connection_idle,
         execution_provider=execution_provider,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -23,7 +24,7 @@ from seqserve_server.models import sessions
 from seqserve_server.models.loading import RUN_BYTES
 from seqserve_server.models.proving import Prover
 from seqserve_server.models.trust import Trust
-from seqserve_server.options import MAX_MESSAGE_BYTES, ExecutionProvider, Transport
+from seqserve_server.options import ExecutionProvider, Transport
 from seqserve_server.processes import metrics_address
 from seqserve_server.security import access, tls
 from seqserve_server.settings import Settings
@@ -33,6 +34,7 @@ CPUINFO = Path("/proc/cpuinfo")
 
 _DISTRIBUTION = "seqserve"
 _MIB = 1 << 20
+_VALUE_BYTES = 4
 
 
 class Outcome(StrEnum):
@@ -73,8 +75,12 @@ class Plan:
     metrics_address: str = ""
     """Empty for none."""
     processes: int = options.PROCESSES
+    lanes: int = field(default_factory=cores.granted)
     transport: Transport = Transport.AUTO
     insecure: bool = False
+    max_message_bytes: int = options.MAX_MESSAGE_BYTES
+    max_request_steps: int = options.MAX_REQUEST_STEPS
+    max_queue_steps: int = options.MAX_QUEUE_STEPS
     max_connection_age_s: float = options.MAX_CONNECTION_AGE_S
     max_connection_idle_s: float = options.MAX_CONNECTION_IDLE_S
     execution_provider: ExecutionProvider = ExecutionProvider.CPU
@@ -93,7 +99,7 @@ def examine(plan: Plan) -> Iterator[Finding]:
     yield from providers(plan.execution_provider)
     yield vectors()
     yield granted_cores(cores.quota(), os.cpu_count() or 1, cores.granted())
-    yield granted_memory(memory.granted(), memory.host(), cores.granted())
+    yield granted_memory(memory.granted(), memory.host(), needed_memory(plan))
     finding, settings = _settings(plan)
     yield finding
     yield native_transport(
@@ -224,19 +230,65 @@ def granted_cores(quota: float, host: int, lanes: int) -> Finding:
     return Finding("cores", Outcome.OK, found)
 
 
-def granted_memory(granted: int, host: int, lanes: int) -> Finding:
-    """The memory that the server may have, against what its lanes and a request may take.
+@dataclass(frozen=True)
+class NeededMemory:
+    """What a server's processes may take beside the models, in bytes."""
+
+    runs: int
+    """A batch in each lane."""
+    messages: int
+    """The longest request, as bytes and as values."""
+    queue: int
+    """A full one, of the widest model."""
+
+
+def needed_memory(plan: Plan) -> NeededMemory:
+    """By the settings, and the manifests that can be read."""
+    return NeededMemory(
+        plan.processes * plan.lanes * RUN_BYTES,
+        plan.processes * 2 * plan.max_message_bytes,
+        plan.processes * plan.max_queue_steps * _most_features(plan.repository) * _VALUE_BYTES,
+    )
+
+
+def _most_features(repository: Path | None) -> int:
+    """Of a step, among all versions; 0 where there are none, or none that can be read."""
+    if repository is None:
+        return 0
+    features = [0]
+    with suppress(OSError):  # see `models`
+        for name in artifact.models(repository):
+            for version in artifact.versions(repository, name):
+                with suppress(ContractError, OSError):
+                    manifest = artifact.read_manifest(
+                        artifact.version_path(repository, name, version)
+                    )
+                    features.append(manifest.input.features.size)
+    return max(features)
+
+
+def granted_memory(granted: int, host: int, needed: NeededMemory) -> Finding:
+    """The memory that the server may have, against what it may take.
 
     Args:
         granted: By the cgroup, in bytes.
         host: Of the host, in bytes.
-        lanes: Batches that run at the same time.
+        needed: Beside the models.
     """
-    needed = lanes * RUN_BYTES + 2 * MAX_MESSAGE_BYTES
     found = f"{granted // _MIB:,} MiB of the host's {host // _MIB:,}"
-    if granted >= needed:
+    parts = {
+        "runs": needed.runs,
+        "the longest request": needed.messages,
+        "a full queue": needed.queue,
+    }
+    total = sum(parts.values())
+    if granted >= total:
         return Finding("memory", Outcome.OK, found)
-    advice = f"runs and the longest request may take {needed // _MIB:,} MiB, beside the models"
+    listed = ", ".join(f"{name} {size // _MIB:,}" for name, size in parts.items())
+    advice = (
+        f"{total // _MIB:,} MiB may be taken beside the models ({listed}): grant more, or lower "
+        "--lanes, --processes, --max-message-bytes or --max-queue-steps"
+    )
     return Finding("memory", Outcome.WARNING, found, advice)
 
 

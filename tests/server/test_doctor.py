@@ -15,6 +15,7 @@ import pytest
 from seqserve import artifact, signature
 from seqserve_server import doctor, memory
 from seqserve_server.doctor import Outcome
+from seqserve_server.models.loading import RUN_BYTES
 from seqserve_server.options import ExecutionProvider, Transport
 from seqserve_server.security import access
 from seqserve_server.security.access import Grant, Right
@@ -318,11 +319,41 @@ def test_a_quota_that_lanes_cannot_use_whole_is_pointed_out(
 def test_memory_that_runs_and_a_request_would_fill_is_pointed_out() -> None:
     mib = 1 << 20
 
-    assert doctor.granted_memory(4096 * mib, 8192 * mib, lanes=2).outcome is Outcome.OK
-    short = doctor.granted_memory(200 * mib, 8192 * mib, lanes=2)
+    needed = doctor.NeededMemory(runs=128 * mib, messages=128 * mib, queue=96 * mib)
+    assert doctor.granted_memory(352 * mib, 8192 * mib, needed).outcome is Outcome.OK
+    short = doctor.granted_memory(200 * mib, 8192 * mib, needed)
     assert short.outcome is Outcome.WARNING
     assert short.found == "200 MiB of the host's 8,192"
-    assert "may take 256 MiB" in short.advice
+    assert "352 MiB may be taken beside the models (runs 128, the longest request 128, " in (
+        short.advice
+    )
+
+
+def test_the_memory_needed_is_by_the_settings_and_the_widest_model(models: Path) -> None:
+    plan = doctor.Plan(
+        models,
+        processes=2,
+        lanes=3,
+        max_message_bytes=1000,
+        max_queue_steps=600,
+        max_request_steps=600,
+    )
+    widest = max(
+        artifact.read_manifest(folder.parent).input.features.size
+        for folder in models.glob("*/*/manifest.json")
+    )
+
+    needed = doctor.needed_memory(plan)
+
+    assert needed == doctor.NeededMemory(6 * RUN_BYTES, 4000, 2 * 600 * widest * 4)
+    assert not doctor.needed_memory(doctor.Plan(models / "none")).queue
+
+
+def test_settings_that_take_more_memory_than_there_is_are_told(models: Path) -> None:
+    _, found, _ = _examine(models, *ALL_FREE, "--max-message-bytes", str(1 << 45), "--json")
+    assert found["memory"]["outcome"] == "warning"
+    assert "the longest request 67,108,864" in found["memory"]["advice"]
+    assert "--max-message-bytes" in found["memory"]["advice"]
 
 
 @pytest.mark.parametrize(
