@@ -29,7 +29,7 @@ from benchmarks.workloads import FEATURES
 from seqserve import artifact
 from seqserve_client import Client, DeadlineExceeded, ModelNotFound, ModelState, Overloaded
 from seqserve_export.network import NetworkConfig
-from tests.campaigns import harness
+from tests.campaigns import counted, harness
 from tests.campaigns.harness import Claims
 from tests.campaigns.pool import SequencePool
 
@@ -45,6 +45,7 @@ _LONGEST_STEPS = 300
 _POOL = 400
 _PATIENCE_S = 60.0
 _POLL_S = "0.5"
+_SETTLE_S = 0.05
 _REPUBLISH_S = 2.0
 _REPORT_S = 10.0
 _GROWN = 1.1
@@ -57,6 +58,8 @@ class Outcome:
 
     sequences: int = 0
     """Answered, and right."""
+    classified: int = 0
+    """Calls of Classify that were answered."""
     ends: Counter[str] = field(default_factory=Counter)
     """Calls, by how they ended."""
     versions: set[int] = field(default_factory=set)
@@ -65,9 +68,12 @@ class Outcome:
     """What must not be."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def note(self, end: str, sequences: int = 0, wrong: str = "") -> None:
+    def note(
+        self, end: str, sequences: int = 0, wrong: str = "", *, classified: bool = False
+    ) -> None:
         """Notes the end of a call."""
         with self.lock:
+            self.classified += classified
             self.ends[end] += 1
             self.sequences += sequences
             if wrong:
@@ -155,12 +161,34 @@ def _hold(
     )
     for end in ("answered", "left", "late"):  # or the run shows nothing
         claims.hold(transport, f"calls {end} > 0", f"{outcome.ends[end]:,}", outcome.ends[end] > 0)
+    # Who left may have left an answer behind; beyond those, one more would be an answer doubled.
+    least, most = (
+        outcome.classified,
+        outcome.classified + outcome.ends["left"] + outcome.ends["late"],
+    )
+    told = _counted(server, least)
+    claims.hold(
+        transport,
+        f"Classify calls that the server has answered: {least:,} to {most:,}",
+        f"{told:,}",
+        least <= told <= most,
+    )
     grown = server.resident_mib()
     bound = _GROWN * mib + _SLACK_MIB
     level = f"memory ≤ {bound:.0f} MiB, {mib:.0f} before"
     claims.hold(transport, level, f"{grown:.0f} MiB", grown <= bound)
     now = server.descriptors()
     claims.hold(transport, f"descriptors ≤ {descriptors + 4}", now, now <= descriptors + 4)
+
+
+def _counted(server: Server, least: int) -> int:
+    """By the server's own metrics; a call is counted once its answer has left."""
+    until = time.monotonic() + _PATIENCE_S
+    while (answered := counted.calls(server, "Classify", "OK")) < least:
+        if time.monotonic() > until:
+            break
+        time.sleep(_SETTLE_S)
+    return answered
 
 
 def _call_until(
@@ -221,7 +249,8 @@ class _Caller:
             self.outcome.note("refused")
         else:
             self.outcome.versions.add(answer.model_version)
-            self.outcome.note("answered", len(chosen), pool.wrong(chosen, answer.logits))
+            wrong = pool.wrong(chosen, answer.logits)
+            self.outcome.note("answered", len(chosen), wrong, classified=True)
 
     def _live(self, pool: SequencePool, index: int) -> None:
         """One sequence in pieces."""
@@ -248,7 +277,7 @@ class _Caller:
         call.cancel()  # type: ignore[no-untyped-call]
         if call.code() is grpc.StatusCode.OK:
             wrong = pool.wrong_response(chosen, call.result())
-            self.outcome.note("answered", len(chosen), wrong)
+            self.outcome.note("answered", len(chosen), wrong, classified=True)
         elif call.code() is grpc.StatusCode.CANCELLED:
             self.outcome.note("left")
         elif call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
