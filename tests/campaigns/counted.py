@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,15 +14,14 @@ _ENDPOINT = re.compile(r"metrics on (http://\S+)")
 _PATIENCE_S = 60.0
 
 
-def calls(server: Server, method: str, code: str) -> int:
-    """How many calls of a method ended so, whatever the model."""
+def calls(server: Server, method: str) -> Counter[str]:
+    """The calls of a method that have ended, by their status, whatever the model."""
     [url] = {found[1] for line in server.printed if (found := _ENDPOINT.search(line))}
     with urlopen(url, timeout=_PATIENCE_S) as response:
         text = response.read().decode()
-    asked = {"method": method, "code": code}
-    return sum(
-        int(sample.value)
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == "seqserve_requests_total" and asked.items() <= sample.labels.items()
-    )
+    counted: Counter[str] = Counter()
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "seqserve_requests_total" and sample.labels["method"] == method:
+                counted[sample.labels["code"]] += int(sample.value)
+    return counted

@@ -26,7 +26,7 @@ from benchmarks.models import publish_random
 from benchmarks.server_process import CLIENT_CORE, TRANSPORTS, Server
 from benchmarks.workloads import FEATURES, LONG_TAILED, LONGEST_STEPS
 from seqserve_export.network import NetworkConfig
-from tests.campaigns import harness
+from tests.campaigns import counted, harness
 from tests.campaigns.harness import Claims
 from tests.campaigns.prober import Probed, probing
 
@@ -38,6 +38,8 @@ CONNECTIONS = 8
 TIMES = 10
 QUEUE_STEPS = 524_288
 _HOPELESS_MS = 1
+_EXPECTED = {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED"}
+"""How calls end, with more of them than can be done in time."""
 _MIB = 1 << 20
 _STEP_BYTES = 4 * FEATURES
 _SAMPLE_S = 0.02
@@ -101,11 +103,15 @@ def overload(repository: Path, transport: str, claims: Claims, *, quick: bool) -
                 if times == TIMES:
                     probed.append(found)
         refusal_ms = _refusal_ms(server, calls, 500)
+        ends = counted.calls(server, "Classify")
+    strange = {code: count for code, count in ends.items() if code not in _EXPECTED}
+    claims.hold(transport, "calls that ended otherwise: 0", strange or 0, not strange)
     _hold(claims, transport, points, probed, refusal_ms, before_mib)
     refusals_ms = [1e3 * took for found in probed for took in found.refusals_s()]
     return {
         "sustainable": sustainable,
         "points": {times: [vars(point) for point in taken] for times, taken in points.items()},
+        "calls": dict(ends),
         "refusal_ms": refusal_ms,
         # As a Python client sees it under the load, its own part included.
         "refusal_beside_ms": Spread.of(refusals_ms),

@@ -184,7 +184,7 @@ def _hold(
 def _counted(server: Server, least: int) -> int:
     """By the server's own metrics; a call is counted once its answer has left."""
     until = time.monotonic() + _PATIENCE_S
-    while (answered := counted.calls(server, "Classify", "OK")) < least:
+    while (answered := counted.calls(server, "Classify")["OK"]) < least:
         if time.monotonic() > until:
             break
         time.sleep(_SETTLE_S)
