@@ -223,9 +223,10 @@ class Held:
         with self._changed:
             assert self._changed.wait_for(lambda: self.waiting >= count, PATIENT_S)
 
-    def wait_unless_answered(self, call: Any) -> None:  # noqa: ANN401
-        """Until one more is held, or this one is answered by another server."""
-        before = self.waiting
+    def ask(self, stub: SequenceClassifierStub) -> None:
+        """One call, until it is held or answered by another server."""
+        before = self.waiting  # the call may be held as soon as it is sent
+        call = stub.Classify.future(question(), timeout=PATIENT_S)
         call.add_done_callback(lambda _: self._tell())
         with self._changed:
             assert self._changed.wait_for(lambda: call.done() or self.waiting > before, PATIENT_S)
@@ -250,7 +251,7 @@ def test_a_slow_replica_gets_fewer_calls(tmp_path: Path) -> None:
     ):
         stub = SequenceClassifierStub(channel)
         while held.waiting < 2:
-            held.wait_unless_answered(stub.Classify.future(question(), timeout=PATIENT_S))
+            held.ask(stub)
         before = len(slow.calls)
         for _ in range(calls):
             stub.Classify(question(), timeout=TIMEOUT_S)
