@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
+from operator import mul
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,14 +48,14 @@ class Stats:
 
     def ran(self, batches: Sequence[Batch], useful_steps: int, run_s: Sequence[float]) -> None:
         """Notes a turn: its batches that were run, the steps asked for, each one's seconds."""
+        rows = [stop - first for first, stop, _ in batches]
+        steps = [batch.steps for batch in batches]
         self.turns += 1
         self.steps += useful_steps
-        for batch, seconds in zip(batches, run_s, strict=True):
-            rows = batch.stop - batch.first
-            self.computed_steps += rows * batch.steps
-            self.run_times.observe(seconds)
-            self.rows_a_run.observe(rows)
-            self.steps_a_run.observe(batch.steps)
+        self.computed_steps += sum(map(mul, rows, steps))
+        self.run_times.observe_all(run_s)
+        self.rows_a_run.observe_all(rows)
+        self.steps_a_run.observe_all(steps)
 
     def answered(self, sequences: list[int]) -> None:
         """Notes the rows of tickets that were answered."""
@@ -68,7 +69,7 @@ class Stats:
     ) -> None:
         """Notes how long rows waited for their first run, in a turn of this class."""
         bulk = service_class is ServiceClass.BULK
-        (self.bulk_waits if bulk else self.waits).observe_all(seconds)
+        (self.bulk_waits if bulk else self.waits).observe_all(seconds.tolist())
 
     def copy(self) -> Stats:
         """As they are now."""

@@ -85,8 +85,8 @@ class Classifier:
                 model_name=model.name,
                 model_version=model.version,
                 model_digest=model.digest,
-                answers=wire.encode(answers),
             )
+            wire.fill(told.answers, answers)
             if answers.invalid:
                 told.invalid.extend(wire.invalid_sequences(answers.invalid))
             return told
@@ -118,14 +118,15 @@ class Classifier:
         steps = wire.decode(request.steps, model, engine.limits, "steps")
 
         def response(advanced: Advanced) -> AdvanceResponse:
-            return AdvanceResponse(
+            told = AdvanceResponse(
                 model_name=model.name,
                 model_version=model.version,
                 model_digest=model.digest,
-                answers=wire.encode(advanced.answers),
                 tokens=advanced.tokens,
                 steps=advanced.steps,
             )
+            wire.fill(told.answers, advanced.answers)
+            return told
 
         return engine.advance(
             model, steps, tokens, response, tell, top_k=request.top_k, deadline=deadline

@@ -38,14 +38,12 @@ def decode(
         raise InvalidRequest(str(error), field=f"{field}.{error.field}") from error
 
 
-def encode(answers: Answers) -> sequences_pb2.Answers:
-    """The answers as a message."""
-    return sequences_pb2.Answers(
-        labels=answers.labels,
-        classes=answers.classes,
-        probabilities=ragged.encode_matrix(answers.probabilities),
-        logits=ragged.encode_matrix(answers.logits),
-    )
+def fill(message: sequences_pb2.Answers, answers: Answers) -> None:
+    """Makes an empty message the answers; of a response's own, which would be copied into it."""
+    message.labels.extend(answers.labels)
+    message.classes.extend(answers.classes)
+    message.probabilities = ragged.encode_matrix(answers.probabilities)
+    message.logits = ragged.encode_matrix(answers.logits)
 
 
 _SERVICE_CLASSES: dict[int, ServiceClass] = {

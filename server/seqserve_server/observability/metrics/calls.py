@@ -6,13 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
-
 from seqserve_server.observability.histogram import Histogram
 
 OK = "OK"
-_MOST_PENDING = 4096
-"""Latencies of a kind that wait to be added up."""
 
 
 class Kind(NamedTuple):
@@ -29,17 +25,6 @@ class Kind(NamedTuple):
     """The domain's error, as `QueueFull`; empty where there is none."""
 
 
-class _Ended:
-    """Calls of one kind."""
-
-    __slots__ = ("latencies", "pending")
-
-    def __init__(self) -> None:
-        self.latencies = Histogram()
-        self.pending: list[float] = []
-        """Not yet in the histogram."""
-
-
 class Calls:
     """Calls that ended.
 
@@ -49,12 +34,12 @@ class Calls:
 
     def __init__(self, known: Callable[[str], bool]) -> None:
         self._known = known
-        self._ended: dict[Kind, _Ended] = {}
-        self._by_path: dict[tuple[str, str, str, str], _Ended] = {}
-        self._lock = threading.Lock()  # guards the histograms, and the making of what is new
+        self._ended: dict[Kind, Histogram] = {}
+        self._by_path: dict[tuple[str, str, str, str], Histogram] = {}
+        self._lock = threading.Lock()  # guards the making of what is new
 
     def ended(self, path: str, model: str, code: str, reason: str, seconds: float) -> None:
-        """Notes a call. No lock is taken: lanes call this, once a call.
+        """Notes a call. No lock is taken but now and then: lanes call this, once a call.
 
         Args:
             path: `/package.Service/Method`, or the last part alone.
@@ -66,29 +51,18 @@ class Calls:
         ended = self._by_path.get((path, model, code, reason))
         if ended is None:
             ended = self._new(path, model, code, reason)
-        pending = ended.pending
-        pending.append(seconds)
-        if len(pending) >= _MOST_PENDING:
-            self._add_up(ended)
+        ended.observe(seconds)
 
     def by_kind(self) -> dict[Kind, Histogram]:
         """Seconds that calls took; of each kind that there was."""
-        for ended in list(self._ended.values()):
-            self._add_up(ended)
         with self._lock:
-            return {kind: ended.latencies.copy() for kind, ended in self._ended.items()}
+            return {kind: ended.copy() for kind, ended in self._ended.items()}
 
-    def _new(self, path: str, model: str, code: str, reason: str) -> _Ended:
+    def _new(self, path: str, model: str, code: str, reason: str) -> Histogram:
         known = not model or self._known(model)
         kind = Kind(model if known else "", path.rpartition("/")[2], code, reason)
         with self._lock:
-            ended = self._ended.setdefault(kind, _Ended())
+            ended = self._ended.setdefault(kind, Histogram())
             if known:  # or callers could fill the memory with names
                 self._by_path[path, model, code, reason] = ended
         return ended
-
-    def _add_up(self, ended: _Ended) -> None:
-        with self._lock:
-            taken = ended.pending[:]
-            del ended.pending[: len(taken)]  # others go on appending behind them
-            ended.latencies.observe_all(np.array(taken))
