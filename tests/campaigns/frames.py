@@ -32,7 +32,7 @@ from seqserve.ragged import RaggedBatch, encode
 from seqserve.v1.classifier_pb2 import AdvanceRequest, ClassifyRequest
 from seqserve_client import Client
 from seqserve_export.network import NetworkConfig
-from tests.campaigns import harness
+from tests.campaigns import counted, harness
 from tests.campaigns.harness import Claims
 
 MODEL = "gru"
@@ -304,6 +304,7 @@ def campaign(transport: str, repository: Path, count: int, seed: int, claims: Cl
                 before = server.resident_mib()
         seconds = time.perf_counter() - began
         grown, descriptors = server.resident_mib() - before, server.descriptors()
+        ends = counted.calls(server)
         unforeseen = [line for line in server.printed if "unforeseen" in line or "panick" in line]
     rate = count / seconds
     print(
@@ -321,6 +322,8 @@ def campaign(transport: str, repository: Path, count: int, seed: int, claims: Cl
         outcomes.ended.total() == count,
     )
     claims.hold(transport, "0 calls that reach a handler end UNKNOWN or INTERNAL", bad, not bad)
+    strange = {code: ends[code] for code in _TELLING if ends[code]}
+    claims.hold(transport, "by the server's own count as well", strange or 0, not strange)
     claims.hold(transport, "0 unforeseen errors in the log", len(unforeseen), not unforeseen)
     claims.hold(transport, "others get the same bits", f"{wrong} other", not wrong)
     claims.hold(
@@ -336,6 +339,7 @@ def campaign(transport: str, repository: Path, count: int, seed: int, claims: Cl
         "descriptors": descriptors,
         "connections": dict(outcomes.ended),
         "calls": dict(outcomes.statuses),
+        "counted": dict(ends),
     }
 
 

@@ -39,6 +39,8 @@ with atheris.instrument_imports(include=["seqserve", "seqserve_server"]):
 
 from google.protobuf.message import DecodeError
 
+from tests.campaigns.mutation import MessageMutator
+
 FEATURES = 3
 MODEL: Any = SimpleNamespace(
     features=FEATURES, max_steps=64, admits_non_finite=False, labels=("a", "b", "c", "d")
@@ -136,7 +138,14 @@ def seeds(name: str) -> list[bytes]:
     ]
 
 
-TARGETS = ("decoder", "request", "token", "manifest")
+MESSAGES = {"decoder": RaggedBatch, "request": ClassifyRequest}
+"""Targets whose inputs are messages, which are mutated by field."""
+
+
+def mutate_bytes(data: bytes, max_size: int) -> bytes:
+    """As libFuzzer does, whose own takes the place of `atheris.Mutate` only once it fuzzes."""
+    changed: bytes = atheris.Mutate(data, max_size)
+    return changed
 
 
 def main() -> None:
@@ -154,7 +163,10 @@ def main() -> None:
             if outcomes.total() % _TOLD_EVERY == 0:
                 Path(told).write_text(json.dumps(outcomes))
 
-        atheris.Setup([sys.argv[0], *options, corpus], once)
+        by_field = {}
+        if name in MESSAGES:
+            by_field["custom_mutator"] = MessageMutator(MESSAGES[name], FEATURES, mutate_bytes)
+        atheris.Setup([sys.argv[0], *options, corpus], once, **by_field)
         atheris.Fuzz()
 
 
